@@ -1,0 +1,47 @@
+# Every command of the project. `make demo` and `make test` set up the same .venv, whichever comes first.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+LOCK := requirements/dev.lock
+
+.PHONY: demo test test-slow check format mutants data bench clean
+
+demo: $(READY)
+	$(VENV)/bin/upweight demo --out .
+
+test: $(READY)
+	$(RUN) -m pytest
+
+test-slow: $(READY)
+	$(RUN) -m pytest -m "slow or not slow"
+
+check: $(READY)
+	$(RUN) -m ruff format --check src tests tools benchmarks examples
+	$(RUN) -m ruff check src tests tools benchmarks examples
+	$(RUN) -m pyright
+	$(RUN) -m pytest tests/test_floors.py tests/test_equations.py -q
+	$(RUN) -m pytest -q
+
+format: $(READY)
+	$(RUN) -m ruff format src tests tools benchmarks examples
+	$(RUN) -m ruff check --fix src tests tools benchmarks examples
+
+mutants: $(READY)
+	$(RUN) tools/mutants.py
+
+data: $(READY)
+	$(RUN) tools/fetch_data.py
+
+bench: $(READY) data
+	$(RUN) benchmarks/run.py
+
+$(READY): pyproject.toml $(LOCK)
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --requirement $(LOCK)
+	$(RUN) -m pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .ruff_cache report.html

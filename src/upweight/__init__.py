@@ -1,0 +1,27 @@
+"""upweight: what would change about a fitted model if its training data changed."""
+
+from upweight import curvature, errors, linop
+from upweight.gradients import rows
+from upweight.influence.effects import Effects, load
+from upweight.influence.formula import effect
+from upweight.objective.losses import smooth_hinge
+from upweight.objective.penalties import L2
+from upweight.solve.inverse import inverse
+from upweight.study import Study, from_sklearn
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "L2",
+    "Effects",
+    "Study",
+    "curvature",
+    "effect",
+    "errors",
+    "from_sklearn",
+    "inverse",
+    "linop",
+    "load",
+    "rows",
+    "smooth_hinge",
+]

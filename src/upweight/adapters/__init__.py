@@ -1,0 +1,5 @@
+"""A fitted thing ↦ an objective: one adapter a library."""
+
+from upweight.adapters.adapted import Adapted, Codec
+
+__all__ = ["Adapted", "Codec"]

@@ -1,0 +1,61 @@
+"""What an adapter returns: an objective, and how the user's data and labels read into it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from upweight._typing import Tensor
+from upweight.objective import Examples, Objective, read_examples
+
+
+class Codec(ABC):
+    """How data in the user's form become examples of the objective, and targets become labels."""
+
+    @abstractmethod
+    def read(self, data: Any, what: str, ids: Any = None) -> Examples:
+        """The user's data as examples; ``what`` names them in messages."""
+
+    @abstractmethod
+    def target(self, label: Any, like: Tensor) -> Tensor:
+        """One label as one target, in the type and shape of another."""
+
+    @abstractmethod
+    def label(self, target: Any) -> Any:
+        """One class index as the user's label."""
+
+
+@dataclass(frozen=True)
+class PlainCodec(Codec):
+    """Data are what the model takes, labels what the loss takes."""
+
+    dtype: torch.dtype
+
+    def read(self, data: Any, what: str, ids: Any = None) -> Examples:
+        return read_examples(data, self.dtype, ids, what)
+
+    def target(self, label: Any, like: Tensor) -> Tensor:
+        return torch.as_tensor(label, dtype=like.dtype).reshape(like.shape)
+
+    def label(self, target: Any) -> Any:
+        return target
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A fitted thing, ready to be studied.
+
+    Attributes:
+        protocol: what refitting the same estimator would do to the penalty, 'fixed_mean' or 'fixed_total'.
+        notes: what every result of this study must say.
+        was_training: the model was found in train mode.
+    """
+
+    objective: Objective
+    protocol: str
+    codec: Codec
+    notes: tuple[str, ...] = ()
+    was_training: bool = False

@@ -1,0 +1,154 @@
+"""An ``nn.Module``, its data and its loss as an objective."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from upweight._typing import Tensor
+from upweight.adapters.adapted import Adapted, PlainCodec
+from upweight.errors import ConfigError, ModelError, NonFiniteInput, ShapeError
+from upweight.gradients.guard import as_found
+from upweight.objective import Examples, Forward, Loss, Objective, Penalty, plain_forward, read_loss, read_penalty
+from upweight.objective.data import map_tensors
+from upweight.space import ParameterSpace, matching
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a model is read: loss, forward, tracked parameters, weights, penalty, batch size and device."""
+
+    loss: Any
+    forward: Forward | None = None
+    parameters: str | Sequence[str] = "*"
+    weights: Any = None
+    penalty: Penalty = None
+    batch_size: int | str = "auto"
+    device: str | torch.device | None = None
+
+
+def adapt_module(model: nn.Module, data: Any, form: Form, ids: Any = None) -> Adapted:
+    """Read a module as an objective with the mean loss, or the user's weights.
+
+    Raises:
+        ModelError: nothing to track.
+        ConfigError: an unknown parameter, loss or penalty.
+        InputError: data, weights or parameters that cannot be scored.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"found a model of type {type(model).__name__}. Expected an nn.Module; for scikit-learn estimators use uw.from_sklearn(fitted, X, y)."
+        )
+    if form.device is not None:
+        _same_device(model, form.device)
+    tracked = _tracked(model, form.parameters)
+    space = ParameterSpace.of(tracked)
+    theta = space.flatten(tracked)
+    codec = PlainCodec(theta.dtype)
+    examples = codec.read(data, "training set", ids)
+    forward = form.forward or plain_forward
+    loss, trailing = _bind(model, forward, read_loss(form.loss), examples, theta)
+    weights = read_weights(form.weights, len(examples)).to(theta.device)
+    penalty = read_penalty(form.penalty, space)
+    objective = Objective(
+        model, forward, loss, examples, weights, penalty, space, theta, trailing, _size(form.batch_size)
+    )
+    return Adapted(objective, "fixed_mean", codec, was_training=model.training)
+
+
+def read_weights(weights: Any, count: int) -> Tensor:
+    """Training weights wᵢ, 1/n each unless given.
+
+    Raises:
+        ShapeError, NonFiniteInput, ConfigError: weights of the wrong number, not finite, or without positive total.
+    """
+    if weights is None:
+        return torch.full((count,), 1 / count, dtype=torch.float64)
+    found = torch.as_tensor(np.asarray(weights), dtype=torch.float64)
+    if found.shape != (count,):
+        raise ShapeError(
+            f"found weights of shape {tuple(found.shape)} for {count} training examples. Expected ({count},)."
+        )
+    if not torch.isfinite(found).all():
+        raise NonFiniteInput(
+            f"the weight of training example {int((~torch.isfinite(found)).nonzero()[0])} is not finite. Expected finite weights."
+        )
+    if not bool((found >= 0).all()) or not float(found.sum()) > 0:
+        raise ConfigError(
+            "found a negative weight, or weights that sum to zero. Expected weights of zero or more with a positive sum."
+        )
+    return found
+
+
+def _tracked(model: nn.Module, patterns: str | Sequence[str]) -> dict[str, Tensor]:
+    """Tracked parameters: those that match and, for the pattern '*', require gradients."""
+    named = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad or patterns != "*"}
+    if not named:
+        raise ModelError(
+            "no parameter is tracked: the model has none that requires gradients. Expected at least one; call requires_grad_(True), or name them in parameters=."
+        )
+    chosen = {name: named[name] for name in matching(list(named), patterns)}
+    kinds = {value.dtype for value in chosen.values()}
+    if len(kinds) > 1 or not next(iter(kinds)).is_floating_point:
+        raise ModelError(
+            f"tracked parameters have types {', '.join(sorted(map(str, kinds)))}. Expected one floating-point type; convert the model with model.double() or model.float()."
+        )
+    for name, value in chosen.items():
+        if not torch.isfinite(value).all():
+            raise NonFiniteInput(
+                f"parameter {name!r} holds NaN or infinity. Expected finite parameters; the training run diverged."
+            )
+    return chosen
+
+
+def _bind(
+    model: nn.Module, forward: Forward, loss: Loss, examples: Examples, theta: Tensor
+) -> tuple[Loss, tuple[int, ...]]:
+    """Run one example to learn the shape of its outputs, and check it against its target."""
+    batch = map_tensors(examples.read(slice(0, min(2, len(examples)))), lambda tensor: tensor.to(theta.device))
+    if forward is plain_forward and not (isinstance(batch, tuple | list) and len(batch) == 2):
+        raise ConfigError(
+            f"batches are {type(batch).__name__}s, not (inputs, targets). Expected a forward for them; pass forward=lambda model, batch: (outputs, targets)."
+        )
+    with as_found(model), torch.no_grad():
+        buffers = {name: value.clone() for name, value in model.named_buffers()}
+        outputs, targets = torch.func.functional_call(
+            _Caller(model, forward), {f"model.{k}": v for k, v in buffers.items()}, (batch,)
+        )
+    if not isinstance(outputs, Tensor) or outputs.ndim < 1 or len(outputs) != min(2, len(examples)):
+        found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ShapeError(
+            f"the forward returned outputs {found} for a batch of {min(2, len(examples))}. Expected a tensor with one row an example; pass forward= to pick it out."
+        )
+    loss.prepare(outputs, targets, examples.ids)
+    return loss.bound(tuple(outputs.shape[1:])), tuple(outputs.shape[1:])
+
+
+class _Caller(nn.Module):
+    def __init__(self, model: nn.Module, call: Forward) -> None:
+        super().__init__()
+        self.model, self.call = model, call
+
+    def forward(self, batch: Any) -> Any:
+        return self.call(self.model, batch)
+
+
+def _same_device(model: nn.Module, device: str | torch.device) -> None:
+    found = next(model.parameters()).device
+    if found.type != torch.device(device).type:
+        raise ConfigError(
+            f"device={device!r}, but the model is on {found}. Expected them to agree; the model is never moved, so call model.to({str(device)!r}) first."
+        )
+
+
+def _size(batch_size: int | str) -> int | None:
+    if batch_size == "auto":
+        return None
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size!r}. Expected a positive integer or 'auto'.")
+    return batch_size

@@ -1,0 +1,133 @@
+"""Every exception and warning upweight can raise, as one tree.
+
+UpweightError
+├── ConfigError            an argument that cannot mean anything (also a ValueError)
+├── InputError             data that cannot be scored (also a ValueError)
+│   ├── EmptyDataset       nothing to train on, or nothing to ask about
+│   ├── NonFiniteInput     NaN or infinity in inputs, targets, weights or parameters
+│   ├── LabelError         a target of the wrong range, type or class
+│   ├── ShapeError         outputs, targets, columns or losses that do not line up
+│   ├── IndexOutOfRange    a training point that does not exist (also an IndexError)
+│   ├── OrderError         data without a fixed order or length
+│   └── NondeterministicModel  an output that depends on chance or on the rest of the batch
+├── ModelError             a model that cannot be studied: unfitted, unsupported, no tracked parameter
+├── NumericalError         the arithmetic failed (also an ArithmeticError)
+│   ├── NonFiniteGradient  a loss or gradient that is NaN or infinite
+│   ├── IndefiniteCurvature  the Hessian is not positive definite
+│   └── NotConverged       a solver or a refit ran out of iterations
+├── StoreError             a file that is missing, foreign or damaged
+├── ResourceError
+│   └── BudgetError        the exact answer does not fit the memory budget
+└── MissingExtraError      an optional library is not installed (also an ImportError)
+
+UpweightWarning
+├── NotStationaryWarning   the parameters are not at a minimum of the objective
+├── ApproximationWarning   an approximation was taken where an exact answer was refused
+├── ModeWarning            the model was in train mode and is scored in eval mode
+└── PrecisionWarning       the working precision limits the answer
+
+Every message says what was found, what was expected, and what to do next.
+"""
+
+
+class UpweightError(Exception):
+    """Root of every error raised on purpose by this library."""
+
+
+class ConfigError(UpweightError, ValueError):
+    """An argument, or a combination of arguments, that cannot mean anything."""
+
+
+class InputError(UpweightError, ValueError):
+    """Data that cannot be scored as it stands."""
+
+
+class EmptyDataset(InputError):
+    """No training example, or no query."""
+
+
+class NonFiniteInput(InputError):
+    """NaN or infinity in inputs, targets, weights or parameters."""
+
+
+class LabelError(InputError):
+    """A target out of range, of the wrong type, or of an unknown class."""
+
+
+class ShapeError(InputError):
+    """Outputs, targets, columns or losses whose shapes do not line up."""
+
+
+class IndexOutOfRange(InputError, IndexError):
+    """A training point that does not exist."""
+
+
+class OrderError(InputError):
+    """Data without a fixed order or a known length."""
+
+
+class NondeterministicModel(InputError):
+    """An output that depends on chance, or on the other examples of its batch."""
+
+
+class ModelError(UpweightError):
+    """A model that cannot be studied."""
+
+
+class NumericalError(UpweightError, ArithmeticError):
+    """The arithmetic failed."""
+
+
+class NonFiniteGradient(NumericalError):
+    """A loss or a gradient that is NaN or infinite."""
+
+
+class IndefiniteCurvature(NumericalError):
+    """A curvature matrix that is not positive definite."""
+
+
+class NotConverged(NumericalError):
+    """An iteration that stopped before it reached its tolerance."""
+
+
+class StoreError(UpweightError):
+    """A file that is missing, foreign or damaged."""
+
+
+class ResourceError(UpweightError):
+    """Not enough memory, disk or time."""
+
+
+class BudgetError(ResourceError):
+    """The exact answer does not fit the memory budget."""
+
+
+class MissingExtraError(UpweightError, ImportError):
+    """An optional library is not installed."""
+
+
+class UpweightWarning(UserWarning):
+    """Root of every warning of this library."""
+
+
+class NotStationaryWarning(UpweightWarning):
+    """The parameters are not at a minimum of the objective."""
+
+
+class ApproximationWarning(UpweightWarning):
+    """An approximation was taken where the exact correction does not exist."""
+
+
+class ModeWarning(UpweightWarning):
+    """The model was left in train mode; it is scored in eval mode and handed back as found."""
+
+
+class PrecisionWarning(UpweightWarning):
+    """The working precision limits the answer."""
+
+
+def listing(items: object, limit: int = 5) -> str:
+    """Write the first few items of a collection for a message: ``3, 8, 12, … (40 in all)``."""
+    found = list(items)  # type: ignore[call-overload]
+    shown = ", ".join(str(item) for item in found[:limit])
+    return shown if len(found) <= limit else f"{shown}, … ({len(found)} in all)"

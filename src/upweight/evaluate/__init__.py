@@ -1,0 +1,1 @@
+"""Predictions held against the truth: refits, calibration, planted label errors."""

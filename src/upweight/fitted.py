@@ -1,0 +1,223 @@
+"""A fitted model made ready for questions: its engine, its curvature, and the inverse of it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from upweight._typing import Float, Tensor
+from upweight.adapters import Adapted
+from upweight.curvature import shift_gauge
+from upweight.curvature.ggn import ggn_of
+from upweight.curvature.hessian import hessian_of
+from upweight.curvature.products import block_inverse, steps_cost
+from upweight.errors import BudgetError, ConfigError, IndexOutOfRange, ModeWarning, listing
+from upweight.gradients import Engine, LinearEngine, Stationarity, engine_for, measure_stationarity
+from upweight.gradients.probe import probe
+from upweight.linop import Dense
+from upweight.objective import Objective
+from upweight.solve import CholeskyInverse, Inverse, inverse
+
+PROTOCOLS = ("as_refit", "fixed_mean", "fixed_total")
+CURVATURES = ("auto", "hessian", "ggn")
+SOLVERS = ("auto", "cholesky", "block_cg")
+MATRICES_HELD = 3
+"""H, its factor and its inverse: what the dense path keeps in memory at once."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How curvature is formed and inverted, and what refitting means for the penalty."""
+
+    protocol: str = "as_refit"
+    curvature: str = "auto"
+    solver: str = "auto"
+    damping: float | str | None = "auto"
+    memory: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("protocol", PROTOCOLS), ("curvature", CURVATURES), ("solver", SOLVERS)):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name}={getattr(self, name)!r} is unknown. Expected one of {', '.join(allowed)}.")
+        if not (self.damping in ("auto", None) or (isinstance(self.damping, int | float) and self.damping >= 0)):
+            raise ConfigError(
+                f"damping={self.damping!r}. Expected 'auto' or a number of zero or more, in the units of the curvature."
+            )
+
+    @property
+    def budget(self) -> int:
+        """Bytes the exact path may take: as given, else half of the machine's memory."""
+        return self.memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """An adapted model with everything questions share, each computed once when first needed."""
+
+    adapted: Adapted
+    settings: Settings
+    engine: Engine = field(repr=False)
+    stationarity: Stationarity
+
+    @property
+    def objective(self) -> Objective:
+        """The objective whose minimiser was fitted."""
+        return self.adapted.objective
+
+    @property
+    def protocol(self) -> str:
+        """'fixed_mean' or 'fixed_total', resolved."""
+        return self.adapted.protocol if self.settings.protocol == "as_refit" else self.settings.protocol
+
+    @property
+    def damping(self) -> float:
+        """λ added to the curvature; 'auto' adds none to an exact matrix."""
+        return 0.0 if self.settings.damping in ("auto", None) else float(self.settings.damping)  # pyright: ignore
+
+    @property
+    def weights(self) -> Float[Tensor, "n"]:
+        """wᵢ, float64."""
+        return self.objective.weights
+
+    @property
+    def penalty_gradient(self) -> Float[Tensor, "p"]:
+        """∇r(θ̂), float64."""
+        return self.objective.penalty.gradient(self.objective.theta.double())
+
+    def shares(self, weights: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
+        """ρ: the part of the penalty that goes with these weights under the protocol."""
+        if self.protocol == "fixed_total" or self.objective.penalty.empty:
+            return torch.zeros_like(weights)
+        return weights / self.objective.total_weight
+
+    @cached_property
+    def hessian(self) -> Dense:
+        """H (or the Gauss-Newton matrix), with damping, dense in float64.
+
+        Raises:
+            BudgetError: it does not fit.
+        """
+        self.require_memory()
+        found = ggn_of(self.engine) if self.settings.curvature == "ggn" else hessian_of(self.engine)
+        found.matrix.diagonal().add_(self.damping)
+        return found
+
+    @cached_property
+    def gauge(self) -> Float[Tensor, "g p"] | None:
+        """Directions that change no output."""
+        return None if self.damping else shift_gauge(self.objective, self.hessian.matrix)
+
+    @cached_property
+    def inverse(self) -> CholeskyInverse:
+        """H⁻¹ by Cholesky.
+
+        Raises:
+            IndefiniteCurvature: H is not positive definite.
+        """
+        return self.inverse_with(0.0)
+
+    def inverse_with(self, share: float) -> CholeskyInverse:
+        """(H + ρ∇²r)⁻¹; the last one asked for is kept."""
+        if share not in self._inverses:
+            matrix = self.hessian.matrix
+            if share:
+                matrix = matrix.clone()
+                matrix.diagonal().add_(share * self.objective.penalty.diagonal.to(matrix))
+            for old in [key for key in self._inverses if key]:
+                del self._inverses[old]
+            found = inverse(Dense(matrix, is_symmetric=True), self.gauge)
+            assert isinstance(found, CholeskyInverse)
+            self._inverses[share] = found
+        return self._inverses[share]
+
+    def row_inverse(self, count: int) -> Inverse:
+        """The cheapest exact H⁻¹ for this many rows: dense where it is at hand or pays, else block CG."""
+        if "inverse" in self.__dict__ or not isinstance(self.engine, LinearEngine):
+            return self.inverse
+        wanted = self.settings.solver
+        if wanted == "block_cg" or (wanted == "auto" and steps_cost(self.engine, count) < self.dense_cost()):
+            return block_inverse(self.engine, self.damping)
+        return self.inverse
+
+    def dense_cost(self) -> float:
+        """FLOPs to form, factor and solve with the dense H: Grams of a linear model, and p³/3."""
+        p, n = self.objective.space.size, self.objective.count
+        return float(n) * p * p + p**3 / 3
+
+    @cached_property
+    def pending(self) -> Float[Tensor, "p"]:
+        """s = H⁻¹∇Q, the Newton step still to be taken, with its sign turned."""
+        return self.stationarity.gradient @ self.inverse
+
+    @property
+    def dense_bytes(self) -> int:
+        """What the exact dense path holds at once."""
+        return MATRICES_HELD * 8 * self.objective.space.size**2
+
+    @property
+    def fits(self) -> bool:
+        """True when the dense path is within the budget."""
+        return self.dense_bytes <= self.settings.budget
+
+    def require_memory(self) -> None:
+        """Refuse a dense matrix that does not fit, before it is formed."""
+        if not self.fits:
+            raise BudgetError(
+                f"p = {self.objective.space.size:,} parameters: the exact Hessian, its factor and its inverse need {self.dense_bytes / 2**30:,.1f} GiB; "
+                f"the budget is {self.settings.budget / 2**30:,.1f} GiB. Track fewer parameters (parameters='head.*'), raise memory=, or, "
+                "for a model linear in its parameters, ask for order='first' with solver='block_cg'."
+            )
+
+    def positions(self, which: Any) -> np.ndarray:
+        """Training points by id where the study has ids of its own, else by position; all for None.
+
+        Raises:
+            IndexOutOfRange: a point that does not exist.
+        """
+        ids = self.objective.examples.ids
+        if which is None:
+            return np.arange(len(ids))
+        wanted = np.atleast_1d(np.asarray(which))
+        if wanted.dtype == bool:
+            raise ConfigError("which= found booleans. Expected positions or ids; use numpy.flatnonzero(mask).")
+        missing = [item for item in wanted.tolist() if item not in self._places]
+        if missing or not len(wanted):
+            raise IndexOutOfRange(
+                f"no training point is called {listing(missing)}. Expected ids among {listing(ids.tolist(), 3)} ({len(ids)} points); correct which=."
+            )
+        return np.asarray([self._places[item] for item in wanted.tolist()])
+
+    @cached_property
+    def _places(self) -> dict[Any, int]:
+        return {item: place for place, item in enumerate(self.objective.examples.ids.tolist())}
+
+    @cached_property
+    def _inverses(self) -> dict[float, CholeskyInverse]:
+        return {}
+
+
+def prepare(adapted: Adapted, settings: Settings) -> Fitted:
+    """Probe the model, check its data and gradients, and measure how stationary it is."""
+    if adapted.was_training:
+        warnings.warn(
+            "the model was in train mode. It is scored in eval mode and handed back in train mode; call model.eval() to say so yourself.",
+            ModeWarning,
+            stacklevel=3,
+        )
+    engine = engine_for(adapted.objective)
+    probe(engine)
+    return Fitted(adapted, settings, engine, measure_stationarity(engine))
+
+
+def described(names: Sequence[Any]) -> np.ndarray:
+    """Names as an id array that keeps tuples whole."""
+    found = np.empty(len(names), dtype=object)
+    found[:] = list(names)
+    return found

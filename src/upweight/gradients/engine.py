@@ -1,0 +1,76 @@
+"""What a fitted model must tell the algebra, one row or one Jacobian an example."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import numpy as np
+
+from upweight._typing import Batch, Float, Tensor
+from upweight.objective import Examples, Objective
+from upweight.tiles import Block, Jacobian
+
+TILE_BYTES = 2**26
+"""A tile's working set: large enough for efficient products, small beside any budget."""
+
+
+class Engine(ABC):
+    """Outputs, gradients, Jacobians and Hessians of one objective, batch by batch.
+
+    θ defaults to θ̂. Batches are read with ``batches``; the model is never modified.
+    """
+
+    objective: Objective
+
+    @property
+    @abstractmethod
+    def tile(self) -> int:
+        """Examples read at a time."""
+
+    @abstractmethod
+    def outputs(
+        self, batch: Batch, theta: Float[Tensor, "p"] | None = None, names: np.ndarray | None = None
+    ) -> tuple[Float[Tensor, "b o"], Tensor]:
+        """Flat outputs η and checked targets."""
+
+    @abstractmethod
+    def gradients(self, batch: Batch, theta: Float[Tensor, "p"] | None = None) -> Block:
+        """The rows ∇ℓᵢ(θ)."""
+
+    @abstractmethod
+    def jacobian(self, batch: Batch) -> Jacobian:
+        """Jᵢ = ∂ηᵢ/∂θ at θ̂."""
+
+    @abstractmethod
+    def hessian(
+        self, examples: Examples, weights: Float[Tensor, "n"], theta: Float[Tensor, "p"] | None = None
+    ) -> Float[Tensor, "p p"]:
+        """Σ wᵢ ∇²ℓᵢ(θ), in float64, without the penalty."""
+
+    @abstractmethod
+    def curvature_times(self, batch: Batch, direction: Float[Tensor, "p"]) -> Float[Tensor, "b p"]:
+        """The rows ∇²ℓᵢ(θ̂) s."""
+
+    @abstractmethod
+    def input_gradient(self, batch: Batch, rows: Float[Tensor, "m p"]) -> Tensor:
+        """∂/∂xᵢ ⟨v, ∇ℓᵢ⟩ for every row v: (b, m, ...), the shape of one input last."""
+
+    def batches(self, examples: Examples | None = None) -> Iterator[tuple[slice, Batch]]:
+        """The training set, or other examples, a tile at a time on the model's device."""
+        for where, batch in (examples or self.objective.examples).batches(self.tile):
+            yield where, self.objective.moved(batch)
+
+    def value(self, weights: Float[Tensor, "n"], theta: Float[Tensor, "p"]) -> Float[Tensor, ""]:
+        """Σ wᵢ ℓᵢ(θ), without the penalty."""
+        total = weights.new_zeros(())
+        for where, batch in self.batches():
+            total = total + weights[where] @ self.objective.loss.values(*self.outputs(batch, theta)).to(weights.dtype)
+        return total
+
+    def gradient(self, weights: Float[Tensor, "n"], theta: Float[Tensor, "p"] | None = None) -> Float[Tensor, "p"]:
+        """Σ wᵢ ∇ℓᵢ(θ), without the penalty."""
+        total = weights.new_zeros(self.objective.space.size)
+        for where, batch in self.batches():
+            total = total + self.gradients(batch, theta).sum(weights[where])
+        return total

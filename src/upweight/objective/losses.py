@@ -1,0 +1,332 @@
+"""Per-example losses ℓ(η, y) with their first and second derivatives in the outputs η.
+
+Outputs arrive flat, (b, o). A loss the table does not know is differentiated automatically.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from upweight._typing import Float, Tensor
+from upweight.errors import ConfigError, LabelError, ShapeError
+
+
+class Loss(ABC):
+    """ℓ(η, y), one number an example."""
+
+    name: str
+    unit: str
+    kind: str
+    """What the targets are: 'class', 'binary', 'real', 'count', 'sign' or 'free'."""
+
+    @abstractmethod
+    def values(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b"]:
+        """ℓ."""
+
+    @abstractmethod
+    def gradient(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b o"]:
+        """∇_η ℓ."""
+
+    @abstractmethod
+    def hessian(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b o o"]:
+        """Λ = ∇²_η ℓ."""
+
+    @abstractmethod
+    def prepare(
+        self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
+    ) -> tuple[Float[Tensor, "b o"], Tensor]:
+        """Check that raw outputs and targets line up, and flatten the outputs; names are for messages.
+
+        Raises:
+            ShapeError: shapes that would broadcast or do not match.
+            LabelError: targets of the wrong type or range.
+        """
+
+    def bound(self, trailing: tuple[int, ...]) -> Loss:
+        """The same loss, told the shape one example's outputs have before flattening."""
+        return self
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Loss):
+    """log Σ exp η − η_y for class labels y, with optional label smoothing."""
+
+    name = "cross_entropy"
+    unit = "nats"
+    kind = "class"
+
+    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.logsumexp(outputs, 1) - outputs.gather(1, targets.unsqueeze(1)).squeeze(1)
+
+    def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.softmax(outputs, 1) - F.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
+
+    def hessian(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        p = torch.softmax(outputs, 1)
+        return torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)  # (b, o, o)
+
+    def prepare(
+        self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
+    ) -> tuple[Tensor, Tensor]:
+        if outputs.ndim != 2 or outputs.shape[1] < 2:
+            raise ShapeError(
+                f"cross_entropy found outputs of shape {_shape(outputs)}. Expected (b, classes) with at least 2 classes; "
+                "for one logit an example use loss='binary_cross_entropy'."
+            )
+        if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+            raise LabelError(
+                f"cross_entropy found targets of type {targets.dtype}. Expected integer class labels; use targets.long()."
+            )
+        if targets.shape != outputs.shape[:1]:
+            raise ShapeError(
+                f"cross_entropy found targets of shape {_shape(targets)} against outputs {_shape(outputs)}. Expected ({len(outputs)},): one label an example."
+            )
+        wrong = ((targets < 0) | (targets >= outputs.shape[1])).nonzero()
+        if len(wrong):
+            raise LabelError(
+                f"{_called(names, int(wrong[0]))} has label {int(targets[wrong[0]])}. Expected 0 to {outputs.shape[1] - 1}, "
+                f"since the model has {outputs.shape[1]} outputs; recode the labels or widen the last layer."
+            )
+        return outputs, targets.long()
+
+
+class Elementwise(Loss):
+    """A loss that adds one term an output: Λ is diagonal."""
+
+    @abstractmethod
+    def terms(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Value, slope and curvature of each term, all (b, o)."""
+
+    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.terms(outputs, targets)[0].sum(1)
+
+    def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.terms(outputs, targets)[1]
+
+    def hessian(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.diag_embed(self.terms(outputs, targets)[2])
+
+    def prepare(
+        self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
+    ) -> tuple[Tensor, Tensor]:
+        if outputs.shape != targets.shape:
+            raise ShapeError(
+                f"{self.name} found outputs of shape {_shape(outputs)} against targets {_shape(targets)}, which would broadcast. "
+                f"Expected equal shapes; reshape one of them, e.g. targets.reshape({_shape(outputs)}) or outputs.squeeze(1)."
+            )
+        return outputs.reshape(len(outputs), -1), targets.reshape(len(targets), -1).to(outputs.dtype)
+
+    def _refuse(self, targets: Tensor, wrong: Tensor, expected: str, names: Sequence[Any] | np.ndarray) -> None:
+        found = wrong.reshape(len(wrong), -1).any(1).nonzero()
+        if len(found):
+            where = int(found[0])
+            raise LabelError(
+                f"{_called(names, where)} has target {targets[where].flatten()[0].item()}. {self.name} expected {expected}; recode the targets."
+            )
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropy(Elementwise):
+    """log(1 + exp η) − yη on logits, y in [0, 1]."""
+
+    name = "binary_cross_entropy"
+    unit = "nats"
+    kind = "binary"
+
+    def terms(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        p = torch.sigmoid(outputs)
+        return F.softplus(outputs) - targets * outputs, p - targets, p * (1 - p)
+
+    def prepare(
+        self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
+    ) -> tuple[Tensor, Tensor]:
+        outputs, targets = super().prepare(outputs, targets, names)
+        self._refuse(targets, (targets < 0) | (targets > 1), "targets from 0 to 1", names)
+        return outputs, targets
+
+
+@dataclass(frozen=True)
+class SquaredError(Elementwise):
+    """½(η − y)², summed over outputs."""
+
+    name = "squared_error"
+    unit = "squared target units"
+    kind = "real"
+
+    def terms(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rest = outputs - targets
+        return 0.5 * rest.square(), rest, torch.ones_like(rest)
+
+
+@dataclass(frozen=True)
+class Poisson(Elementwise):
+    """exp η − yη, the Poisson deviance with a log link up to a constant in y."""
+
+    name = "poisson"
+    unit = "nats"
+    kind = "count"
+
+    def terms(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rate = torch.exp(outputs)
+        return rate - targets * outputs, rate - targets, rate
+
+    def prepare(
+        self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
+    ) -> tuple[Tensor, Tensor]:
+        outputs, targets = super().prepare(outputs, targets, names)
+        self._refuse(targets, targets < 0, "counts of zero or more", names)
+        return outputs, targets
+
+
+@dataclass(frozen=True)
+class SmoothHinge(Elementwise):
+    """t·log(1 + exp((1 − yη)/t)), the hinge as t → 0 [KL17 4.2]; labels −1/1 or 0/1."""
+
+    temperature: float = 0.1
+    name = "smooth_hinge"
+    unit = "hinge units"
+    kind = "sign"
+
+    def terms(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        t, sign = self.temperature, targets
+        rest = (1 - sign * outputs) / t
+        p = torch.sigmoid(rest)
+        return t * F.softplus(rest), -sign * p, p * (1 - p) / t * sign.square()
+
+    def prepare(
+        self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
+    ) -> tuple[Tensor, Tensor]:
+        outputs, targets = super().prepare(outputs, targets, names)
+        self._refuse(targets, (targets != 0) & (targets.abs() != 1), "labels -1 and 1, or 0 and 1", names)
+        return outputs, torch.where(targets > 0, 1.0, -1.0).to(outputs.dtype)
+
+
+@dataclass(frozen=True)
+class CallableLoss(Loss):
+    """Any callable (outputs, targets) → (b,), differentiated automatically."""
+
+    function: Callable[[Tensor, Tensor], Tensor]
+    trailing: tuple[int, ...] = ()
+    name: str = "callable"
+    unit = "loss units"
+    kind = "free"
+
+    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.function(outputs.reshape(len(outputs), *self.trailing), targets)
+
+    def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.func.vmap(torch.func.grad(self._one))(outputs, targets)
+
+    def hessian(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.func.vmap(torch.func.hessian(self._one))(outputs, targets)
+
+    def _one(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.values(outputs.unsqueeze(0), targets.unsqueeze(0)).reshape(())
+
+    def prepare(
+        self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
+    ) -> tuple[Tensor, Tensor]:
+        losses = self.function(outputs, targets)
+        if not isinstance(losses, Tensor) or losses.shape != outputs.shape[:1]:
+            found = _shape(losses) if isinstance(losses, Tensor) else type(losses).__name__
+            raise ShapeError(
+                f"the callable loss returned {found} for a batch of {len(outputs)}. Expected a tensor of shape ({len(outputs)},): "
+                "one loss an example, no mean or sum over the batch (for torch losses, reduction='none')."
+            )
+        return outputs.reshape(len(outputs), -1), targets
+
+    def bound(self, trailing: tuple[int, ...]) -> Loss:
+        return replace(self, trailing=trailing)
+
+
+NAMED: dict[str, Callable[[], Loss]] = {
+    "cross_entropy": CrossEntropy,
+    "binary_cross_entropy": BinaryCrossEntropy,
+    "squared_error": SquaredError,
+    "poisson": Poisson,
+    "smooth_hinge": SmoothHinge,
+}
+
+
+def smooth_hinge(temperature: float = 0.1) -> SmoothHinge:
+    """The smoothed hinge loss of temperature t > 0; the exact hinge is its limit t → 0 [KL17 4.2]."""
+    if not temperature > 0:
+        raise ConfigError(
+            f"smooth_hinge found temperature={temperature}. Expected a number above 0; the paper uses 0.001 to 0.1."
+        )
+    return SmoothHinge(float(temperature))
+
+
+def read_loss(loss: str | Loss | nn.Module | Callable[[Tensor, Tensor], Tensor]) -> Loss:
+    """A loss by name, by ``nn`` module (of any reduction, read as its per-example form) or by callable.
+
+    Raises:
+        ConfigError: an unknown name, or something that cannot be called.
+    """
+    if isinstance(loss, Loss):
+        return loss
+    if isinstance(loss, str) and loss in NAMED:
+        return NAMED[loss]()
+    if isinstance(loss, nn.Module):
+        return _per_example(loss)
+    if callable(loss):
+        return CallableLoss(loss, name=getattr(loss, "__name__", "callable"))
+    raise ConfigError(
+        f"loss={loss!r} is unknown. Expected one of {', '.join(NAMED)}, an nn loss module, or a callable (outputs, targets) -> (b,)."
+    )
+
+
+def _per_example(module: nn.Module) -> Loss:
+    plain = (
+        isinstance(module, nn.CrossEntropyLoss)
+        and module.weight is None
+        and not module.label_smoothing
+        and module.ignore_index < 0
+    )
+    if plain:
+        return CrossEntropy()
+    if isinstance(module, nn.BCEWithLogitsLoss) and module.weight is None and module.pos_weight is None:
+        return BinaryCrossEntropy()
+    reduction = getattr(module, "reduction", "none")
+    single = copy.deepcopy(module)
+    if hasattr(single, "reduction"):
+        single.reduction = "none"  # pyright: ignore
+
+    def values(outputs: Tensor, targets: Tensor) -> Tensor:
+        losses = single(outputs, targets)
+        if losses.ndim <= 1:
+            return losses
+        return losses.flatten(1).mean(1) if reduction == "mean" else losses.flatten(1).sum(1)
+
+    return _ModuleLoss(values, name=type(module).__name__)
+
+
+@dataclass(frozen=True)
+class _ModuleLoss(CallableLoss):
+    """An ``nn`` loss in its per-example form; regression losses still refuse to broadcast."""
+
+    def prepare(
+        self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
+    ) -> tuple[Tensor, Tensor]:
+        if targets.is_floating_point() and targets.shape != outputs.shape:
+            raise ShapeError(
+                f"{self.name} found outputs of shape {_shape(outputs)} against targets {_shape(targets)}, which would broadcast. Expected equal shapes; reshape one of them."
+            )
+        return super().prepare(outputs, targets, names)
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+def _called(names: Sequence[Any] | np.ndarray, position: int) -> str:
+    return f"example {names[position]}" if len(names) else f"example {position} of the batch"

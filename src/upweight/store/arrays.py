@@ -1,0 +1,63 @@
+"""Arrays and their labels in one safetensors file, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from upweight.errors import StoreError
+
+FORMAT = "upweight.arrays.1"
+
+
+def write_arrays(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], labels: dict[str, Any]) -> Path:
+    """Write named arrays and JSON labels; a crash leaves the old file or none."""
+    target = Path(path)
+    metadata = {"format": FORMAT, "labels": json.dumps(labels)}
+    contents = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(contents)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StoreError(
+            f"could not write {target}: {error.strerror}. Expected a writable folder with {len(contents)} bytes free."
+        ) from error
+    return target
+
+
+def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read what ``write_arrays`` wrote.
+
+    Raises:
+        StoreError: the file is missing, damaged, or was not written by this library.
+    """
+    target = Path(path)
+    if not target.is_file():
+        raise StoreError(f"found no file {target}. Expected one written by save(); check the path.")
+    try:
+        with safe_open(target, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {
+                name: file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118 - the handle is not a dict
+            }
+    except (SafetensorError, OSError) as error:
+        raise StoreError(
+            f"{target} is damaged or not a safetensors file ({error}). Expected one written by save(); write it again."
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise StoreError(
+            f"{target} has format {metadata.get('format')!r}. Expected {FORMAT!r}; it was not written by this library."
+        )
+    return arrays, json.loads(metadata["labels"])
