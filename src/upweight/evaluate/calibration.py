@@ -65,15 +65,10 @@ class Calibration:
 
         rows = []
         for query, predicted, refitted in zip(self.query_ids, self.predicted, self.refitted, strict=True):
-            slope = stats.linregress(predicted, refitted).slope  # pyright: ignore
-            rows.append(
-                (
-                    query,
-                    slope,
-                    stats.pearsonr(predicted, refitted).statistic,
-                    stats.spearmanr(predicted, refitted).statistic,
-                )
-            )  # pyright: ignore
+            one = Calibration(
+                predicted[None], refitted[None], np.asarray([query]), self.train_ids, self.measure, self.unit
+            )
+            rows.append((query, one.slope, one.pearson, one.spearman))
         return pd.DataFrame(rows, columns=["query", "slope", "pearson", "spearman"])
 
     def to_pandas(self) -> pd.DataFrame:
