@@ -80,9 +80,27 @@ def fit(model: nn.Module, X, y, loss, weights, penalty: float = 0.0, steps: int 
 
     for _ in range(steps):
         optimiser.step(closure)
-    for p in model.parameters():
-        p.grad = None
+    polish(
+        model,
+        lambda: (weights * loss(model(X), y)).sum() + 0.5 * penalty * sum(p.square().sum() for p in model.parameters()),
+    )
     return model
+
+
+def polish(model: nn.Module, objective, steps: int = 5) -> None:
+    """Newton steps by plain double autograd, to take a small model to rounding."""
+    parameters = list(model.parameters())
+    for _ in range(steps):
+        slopes = torch.cat([g.reshape(-1) for g in torch.autograd.grad(objective(), parameters, create_graph=True)])
+        rows = [
+            torch.cat([g.reshape(-1) for g in torch.autograd.grad(s, parameters, retain_graph=True)]) for s in slopes
+        ]
+        step = torch.linalg.solve(torch.stack(rows), slopes.detach())
+        with torch.no_grad():
+            for p, move in zip(parameters, torch.split(step, [p.numel() for p in parameters]), strict=True):
+                p -= move.view_as(p)
+    for p in parameters:
+        p.grad = None
 
 
 def mlp(inputs: int = 3, hidden: int = 4, outputs: int = 3, seed: int = 0) -> nn.Module:
@@ -90,10 +108,10 @@ def mlp(inputs: int = 3, hidden: int = 4, outputs: int = 3, seed: int = 0) -> nn
     return nn.Sequential(nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, outputs)).double().eval()
 
 
-def fitted_mlp(n: int = 30, outputs: int = 3, penalty: float = 0.05, seed: int = 0):
+def fitted_mlp(n: int = 40, outputs: int = 3, penalty: float = 0.05, seed: int = 1, hidden: int = 2):
     """A small network at a minimum of its penalised mean loss, with its study."""
     problem = classification(n, 3, 3, outputs, seed)
-    model = mlp(3, 4, outputs, seed)
+    model = mlp(3, hidden, outputs, seed)
     X, y = torch.as_tensor(problem.X), torch.as_tensor(problem.y)
     ce = nn.CrossEntropyLoss(reduction="none")
     fit(model, X, y, ce, np.full(n, 1 / n), penalty)

@@ -138,6 +138,8 @@ def as_tensor(values: Any, dtype: torch.dtype) -> Tensor:
         raise InputError(
             f"found values of type {array.dtype}, for instance {array.ravel()[0]!r}. Expected numbers; encode them first."
         )
+    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+        array = array.copy()  # torch takes neither read-only memory nor reversed views
     return torch.as_tensor(array, dtype=dtype) if array.dtype.kind == "f" else torch.as_tensor(array)
 
 

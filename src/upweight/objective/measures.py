@@ -34,12 +34,11 @@ class Measure:
 
     def gradient(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b c o"]:
         """∂φ/∂η; examples are independent, so one backward pass a component."""
-        components = self.function(outputs[:1], targets[:1]).shape[1]
-        total = [
-            torch.func.grad(lambda eta, c=c: self.function(eta, targets)[:, c].sum())(outputs)
-            for c in range(components)
-        ]
-        return torch.stack(total, 1)
+        with torch.enable_grad():
+            outputs = outputs.detach().requires_grad_()
+            found = self.function(outputs, targets)  # (b, c)
+            slopes = [torch.autograd.grad(column.sum(), outputs, retain_graph=True)[0] for column in found.unbind(1)]
+        return torch.stack(slopes, 1)
 
 
 class SetMeasure(ABC):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,17 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.curvature import shift_gauge
-from upweight.errors import ConfigError, NonFiniteInput, ShapeError, UpweightError
+from upweight.errors import ConfigError, IndefiniteCurvature, NonFiniteInput, ShapeError
 from upweight.fitted import Fitted
 from upweight.gradients import LinearEngine
 from upweight.influence.changes import Changes, corrected
 from upweight.influence.effects import Effects
 from upweight.influence.newton import NewtonStep, retained_step, stacked, undropped_step
+from upweight.linop import Dense
 from upweight.objective import Examples, Penalty, read_penalty
 from upweight.questions.answer import Chosen
 from upweight.questions.ask import Ask
+from upweight.solve import inverse
 from upweight.tiles import DenseJacobian
 
 
@@ -29,6 +31,7 @@ class Reweighting:
 
     examples: Examples
     amounts: Float[Tensor, "s"]
+    places: np.ndarray
     name: str
 
 
@@ -37,7 +40,7 @@ def drop_group(ask: Ask, groups: Any) -> Effects:
     names, members = read_groups(ask.fitted, groups)
     objective = ask.fitted.objective
     changes = [
-        Reweighting(Chosen(objective.examples, m), -objective.weights[m], f"group {name!r} is left out")
+        Reweighting(Chosen(objective.examples, m), -objective.weights[m], m, f"group {name!r} is left out")
         for name, m in zip(names, members, strict=True)
     ]
     return _answer(ask, changes, names, "drop_group")
@@ -54,9 +57,11 @@ def reweight(ask: Ask, weights: Any) -> Effects:
     if not np.isfinite(wanted).all():
         raise NonFiniteInput("reweight found weights that are NaN or infinite. Expected finite weights.")
     names = np.asarray([getattr(weights, "name", None) or k for k in range(len(wanted))])
+    everyone = np.arange(objective.count)
     amounts = torch.as_tensor(wanted, device=objective.weights.device) - objective.weights
     changes = [
-        Reweighting(objective.examples, row, f"reweighting {name}") for name, row in zip(names, amounts, strict=True)
+        Reweighting(objective.examples, row, everyone, f"reweighting {name}")
+        for name, row in zip(names, amounts, strict=True)
     ]
     return _answer(ask, changes, names, "reweight")
 
@@ -65,17 +70,18 @@ def change_penalty(ask: Ask, penalty: Penalty | Sequence[Any]) -> Effects:
     """Refit with another penalty."""
     fitted = ask.fitted
     wanted = list(penalty) if isinstance(penalty, Sequence | np.ndarray) else [penalty]
-    moves = []
+    moves, twice = [], _twice(ask)
     for one in wanted:
         change = read_penalty(one, fitted.objective.space).diagonal.to(
             fitted.weights
         ) - fitted.objective.penalty.diagonal.to(fitted.weights)
         gradient = change * fitted.objective.theta.double()
-        moves.append(
-            _newton(fitted, torch.diag(change), gradient, f"changing the penalty to {one}")
-            if ask.best_order == "newton"
-            else -(gradient @ fitted.inverse)
-        )
+        if ask.best_order == "first":
+            moves.append(-(gradient @ fitted.inverse))
+            continue
+        move = _newton(fitted, torch.diag(change), gradient, f"changing the penalty to {one}")
+        changed = fitted.objective.penalty.diagonal.to(change) + change
+        moves.append(_second_step(fitted, move, fitted.weights, changed) if twice else move)
     return ask.effects(ask.of_moves(torch.stack(moves)), np.asarray([str(one) for one in wanted]), "change_penalty")
 
 
@@ -118,12 +124,54 @@ def read_groups(fitted: Fitted, groups: Any) -> tuple[np.ndarray, list[np.ndarra
 
 
 def _answer(ask: Ask, changes: list[Reweighting], names: np.ndarray, estimand: str) -> Effects:
-    moves = torch.stack([_move(ask.fitted, change, ask.best_order) for change in changes])
-    return ask.effects(ask.of_moves(moves), names, estimand)
+    twice = _twice(ask)
+    moves = torch.stack([_move(ask.fitted, change, ask.best_order, twice) for change in changes])
+    found = ask.effects(ask.of_moves(moves), names, estimand)
+    return replace(found, notes=(*found.notes, TWO_STEPS)) if twice else found
 
 
-def _move(fitted: Fitted, change: Reweighting, order: str) -> Tensor:
-    """δ = −(H + ΔH)⁻¹Δψ, or −H⁻¹Δψ at first order."""
+def _twice(ask: Ask) -> bool:
+    """True where a second step is taken: order='auto', on a convex model with closed forms."""
+    engine = ask.fitted.engine
+    return ask.order == "auto" and ask.best_order == "newton" and isinstance(engine, LinearEngine)
+
+
+TWO_STEPS = "Two Newton steps on what remains (order='newton' takes one)"
+
+
+def _move(fitted: Fitted, change: Reweighting, order: str, twice: bool) -> Tensor:
+    """δ = −(H + ΔH)⁻¹Δψ and, where asked, a second step from there; or −H⁻¹Δψ at first order."""
+    move = _one_step(fitted, change, order)
+    if not twice:
+        return move
+    weights = fitted.weights.clone()
+    weights[change.places] += change.amounts
+    share = float(fitted.shares(change.amounts.sum().reshape(1))[0])
+    return _second_step(fitted, move, weights, (1 + share) * fitted.objective.penalty.diagonal.to(move))
+
+
+def _second_step(fitted: Fitted, move: Tensor, weights: Tensor, penalty: Tensor) -> Tensor:
+    """A second Newton step, from the parameters the first one reached; kept only if it lands closer.
+
+    The gradient it removes is the retained objective's at θ̂ + δ, less what was pending at θ̂.
+    """
+    theta = fitted.objective.theta.to(move) + move
+    left = _retained_gradient(fitted, theta, weights, penalty)
+    matrix = fitted.engine.hessian(fitted.objective.examples, weights, theta)
+    matrix.diagonal().add_(penalty + fitted.damping)
+    try:
+        step = -(left @ inverse(Dense(matrix, is_symmetric=True), shift_gauge(fitted.objective, matrix)))
+    except IndefiniteCurvature:
+        return move
+    closer = _retained_gradient(fitted, theta + step, weights, penalty).norm() < left.norm()
+    return move + step if closer else move
+
+
+def _retained_gradient(fitted: Fitted, theta: Tensor, weights: Tensor, penalty: Tensor) -> Tensor:
+    return fitted.engine.gradient(weights, theta) + penalty * theta - fitted.stationarity.gradient
+
+
+def _one_step(fitted: Fitted, change: Reweighting, order: str) -> Tensor:
     share = float(fitted.shares(change.amounts.sum().reshape(1))[0])
     gradient = _total_gradient(fitted, change.examples, change.amounts) + share * fitted.penalty_gradient
     if order == "first":
@@ -186,6 +234,3 @@ def _total_curvature(fitted: Fitted, change: Reweighting) -> Tensor:
 def _newton(fitted: Fitted, curvature: Tensor, gradient: Tensor, what: str) -> Tensor:
     gauge = None if fitted.damping else shift_gauge(fitted.objective, fitted.hessian.matrix + curvature)
     return retained_step(fitted.hessian.matrix, curvature, gradient, gauge, what)
-
-
-__all__ = ["Reweighting", "UpweightError", "change_penalty", "drop_group", "newton_step", "read_groups", "reweight"]
