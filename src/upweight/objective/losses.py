@@ -227,7 +227,7 @@ class CallableLoss(Loss):
         return torch.func.vmap(torch.func.grad(self._one))(outputs, targets)
 
     def hessian(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return torch.func.vmap(torch.func.hessian(self._one))(outputs, targets)
+        return torch.func.vmap(torch.func.jacrev(torch.func.jacrev(self._one)))(outputs, targets)
 
     def _one(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return self.values(outputs.unsqueeze(0), targets.unsqueeze(0)).reshape(())

@@ -74,15 +74,15 @@ class BlockCG(Inverse):
 
     def _iterate(self, wanted: Float[Tensor, "k p"]) -> tuple[Tensor, int, float]:
         krylov = _Krylov(self.fast, self.precondition)
-        answer, left, taken = torch.zeros_like(wanted), wanted, 0
+        answer, left, taken, residual = torch.zeros_like(wanted), wanted, 0, torch.inf
         while True:
             correction, used = krylov.solve(left, self.tolerance, self.steps - taken)
             answer, taken = answer + correction, taken + used
             left = wanted - self.exact.after(answer)
-            residual = float(left.norm(dim=1).max())
+            before, residual = residual, float(left.norm(dim=1).max())
             if residual <= self.tolerance:
                 return answer, taken, residual
-            if taken >= self.steps or not used:
+            if taken >= self.steps or (not used and residual > before / 2):
                 raise NotConverged(
                     f"block conjugate gradients stopped after {taken} steps at a relative residual of {residual:.2g}. "
                     f"Expected {self.tolerance:.0e}; add damping, or use solver='cholesky'."
@@ -115,13 +115,16 @@ class _Krylov:
         assert self.basis is not None and self.products is not None and self.gram is not None
         dtype = self.basis.dtype
         onto = (wanted.to(dtype) @ self.basis.T).double()
-        coefficients = torch.cholesky_solve(onto.T, torch.linalg.cholesky(self.gram)).T.to(dtype)  # (k, q)
+        factor, info = torch.linalg.cholesky_ex(self.gram)
+        solved = torch.linalg.solve(self.gram, onto.T) if int(info) else torch.cholesky_solve(onto.T, factor)
+        coefficients = solved.T.to(dtype)  # (k, q)
         return (coefficients @ self.basis).double(), wanted - (coefficients @ self.products).double()
 
     def _extend(self, left: Tensor) -> bool:
         """Add the preconditioned residuals; False when they bring no new direction."""
+        room = self.operator.size - (0 if self.basis is None else len(self.basis))
         fresh = self.precondition(left / left.norm(dim=1, keepdim=True).clamp_min(1e-300))
-        fresh = _orthonormal(fresh, self.basis)
+        fresh = _orthonormal(fresh, self.basis)[:room]
         if not len(fresh):
             return False
         products = self.operator.after(fresh)

@@ -1,0 +1,144 @@
+"""Laws every number obeys: batch size, order of examples and parameters, scale of weights, precision, threads."""
+
+import numpy as np
+import pytest
+import torch
+from cases import classification, fitted_mlp
+from torch import nn
+
+import upweight as uw
+
+
+class Net(nn.Module):
+    """The same function with its parameters registered in either order, and a layer that can be frozen."""
+
+    def __init__(self, reverse: bool = False) -> None:
+        super().__init__()
+        layers = {"first": nn.Linear(3, 2), "second": nn.Linear(2, 3)}
+        for name in reversed(layers) if reverse else layers:
+            self.add_module(name, layers[name])
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x)))
+
+
+def net_study(reverse: bool = False, dtype=torch.float64, parameters="*", order=None, **settings):
+    model, problem, _ = fitted_mlp()
+    net = Net(reverse).to(torch.float64).eval()
+    net.load_state_dict(
+        {
+            f"{new}.{kind}": model.state_dict()[f"{old}.{kind}"]
+            for new, old in (("first", 0), ("second", 2))
+            for kind in ("weight", "bias")
+        }
+    )
+    X, y = (problem.X, problem.y) if order is None else (problem.X[order], problem.y[order])
+    study = uw.Study(
+        net.to(dtype), (X, y), loss="cross_entropy", penalty=uw.L2(0.05), parameters=parameters, **settings
+    )
+    return study, problem.query
+
+
+def answers(study, query):
+    """A number from every road through the library."""
+    return {
+        "drop": study.drop(query).values,
+        "first": study.drop(query, order="first").values,
+        "upweight": study.upweight(query).values,
+        "mean": study.drop(query, aggregate="mean").values,
+        "margin": study.drop(query, measure="margin").values,
+        "accuracy": study.drop(query, measure="accuracy").values,
+        "group": study.drop_group([[0, 1, 2]], query).values,
+        "self": study.self_influence(),
+        "leverage": study.leverage(),
+    }
+
+
+def assert_same(found, expected, atol=1e-10):
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=atol * max(1, np.abs(value).max()), err_msg=name)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 40, 1000])
+def test_no_result_depends_on_the_batch_size(batch_size):
+    assert_same(answers(*net_study(batch_size=batch_size)), answers(*net_study()))
+
+
+@pytest.mark.parametrize("batch_size", [1, 13])
+def test_no_closed_form_depends_on_the_batch_size(batch_size):
+    assert_same(
+        answers(*net_study(parameters="second.*", batch_size=batch_size)), answers(*net_study(parameters="second.*"))
+    )
+
+
+def test_reordering_examples_reorders_the_columns():
+    order = np.random.default_rng(0).permutation(40)
+    study, query = net_study()
+    shuffled, _ = net_study(order=order)
+    np.testing.assert_allclose(shuffled.drop(query).values, study.drop(query).values[:, order], atol=1e-10)
+    np.testing.assert_allclose(shuffled.self_influence(), study.self_influence()[order], atol=1e-10)
+
+
+def test_the_order_of_parameters_changes_no_effect():
+    assert_same(answers(*net_study(reverse=True)), answers(*net_study()))
+
+
+def test_tracking_by_name_equals_freezing_the_rest():
+    study, query = net_study(parameters="second.*")
+    model = study.objective.model
+    model.first.requires_grad_(False)
+    frozen = uw.Study(model, study.objective.examples, loss="cross_entropy", penalty=uw.L2(0.05))
+    assert frozen.objective.space.names == ("second.weight", "second.bias")
+    assert_same(answers(frozen, query), answers(study, query))
+
+
+def test_sum_weights_with_a_summed_penalty_equal_mean_weights():
+    study, query = net_study()
+    model, problem, _ = fitted_mlp()
+    summed = uw.Study(
+        model, (problem.X, problem.y), loss="cross_entropy", weights=np.ones(40), penalty=uw.L2(0.05 * 40)
+    )
+    for question in ("drop", "drop_first", "group"):
+        ask = {
+            "drop": lambda s: s.drop(query),
+            "drop_first": lambda s: s.drop(query, order="first"),
+            "group": lambda s: s.drop_group([[0, 5]], query),
+        }[question]
+        np.testing.assert_allclose(ask(summed).values, ask(study).values, atol=1e-10, err_msg=question)
+    np.testing.assert_allclose(summed.upweight(query).values * 40, study.upweight(query).values, atol=1e-9)
+    np.testing.assert_allclose(summed.leverage(), study.leverage(), atol=1e-10)
+
+
+def test_float32_agrees_with_float64_to_single_precision():
+    """Gradients and Hessians in float32, solves in float64: 1e-3 of the largest effect at condition number 50."""
+    single = answers(*net_study(dtype=torch.float32))
+    for name, value in answers(*net_study()).items():
+        np.testing.assert_allclose(single[name], value, atol=1e-3 * max(np.abs(value).max(), 1e-12), err_msg=name)
+
+
+def test_the_number_of_threads_changes_nothing_but_rounding():
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = answers(*net_study())
+        torch.set_num_threads(2)
+        two = answers(*net_study())
+    finally:
+        torch.set_num_threads(threads)
+    assert_same(one, two, atol=1e-11)
+
+
+def test_a_point_of_weight_zero_has_no_effect_and_is_not_missed():
+    problem = classification(n=30, p=3, classes=3)
+    model = nn.Linear(3, 3).double().eval()
+    weights = np.full(30, 1 / 29)
+    weights[4] = 0
+    kept = np.arange(30) != 4
+    full = uw.Study(model, (problem.X, problem.y), loss="cross_entropy", penalty=uw.L2(0.1), weights=weights)
+    less = uw.Study(model, (problem.X[kept], problem.y[kept]), loss="cross_entropy", penalty=uw.L2(0.1))
+    with pytest.warns(uw.errors.NotStationaryWarning):
+        found = full.drop(problem.query).values
+    with pytest.warns(uw.errors.NotStationaryWarning):
+        expected = less.drop(problem.query).values
+    np.testing.assert_array_equal(found[:, 4], 0)
+    np.testing.assert_allclose(found[:, kept], expected, atol=1e-12)
