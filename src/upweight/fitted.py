@@ -142,7 +142,8 @@ class Fitted:
         if "inverse" in self.__dict__ or not isinstance(self.engine, LinearEngine):
             return self.inverse
         wanted = self.settings.solver
-        if wanted == "block_cg" or (wanted == "auto" and steps_cost(self.engine, count) < self.dense_cost()):
+        cheaper = steps_cost(self.engine, count) < self.dense_cost() or not self.fits
+        if wanted == "block_cg" or (wanted == "auto" and cheaper):
             return block_inverse(self.engine, self.damping)
         return self.inverse
 
@@ -170,8 +171,8 @@ class Fitted:
         """Refuse a dense matrix that does not fit, before it is formed."""
         if not self.fits:
             raise BudgetError(
-                f"p = {self.objective.space.size:,} parameters: the exact Hessian, its factor and its inverse need {self.dense_bytes / 2**30:,.1f} GiB; "
-                f"the budget is {self.settings.budget / 2**30:,.1f} GiB. Track fewer parameters (parameters='head.*'), raise memory=, or, "
+                f"p = {self.objective.space.size:,} parameters: the exact Hessian, its factor and its inverse need {self.dense_bytes:,} bytes ({self.dense_bytes / 2**30:,.1f} GiB); "
+                f"expected at most the budget of {self.settings.budget:,} bytes. Track fewer parameters (parameters='head.*'), raise memory=, or, "
                 "for a model linear in its parameters, ask for order='first' with solver='block_cg'."
             )
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from upweight._typing import Tensor
+from upweight.errors import LabelError
 from upweight.objective import Examples, Objective, read_examples
 
 
@@ -38,7 +39,10 @@ class PlainCodec(Codec):
         return read_examples(data, self.dtype, ids, what)
 
     def target(self, label: Any, like: Tensor) -> Tensor:
-        return torch.as_tensor(label, dtype=like.dtype).reshape(like.shape)
+        found = torch.as_tensor(label)
+        if not like.is_floating_point() and found.is_floating_point():
+            raise LabelError(f"found the label {label!r}. Expected an integer class, like the training labels.")
+        return found.to(like.dtype).reshape(like.shape)
 
     def label(self, target: Any) -> Any:
         return target

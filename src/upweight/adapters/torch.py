@@ -58,7 +58,7 @@ def adapt_module(model: nn.Module, data: Any, form: Form, ids: Any = None) -> Ad
     objective = Objective(
         model, forward, loss, examples, weights, penalty, space, theta, trailing, _size(form.batch_size)
     )
-    return Adapted(objective, "fixed_mean", codec, was_training=model.training)
+    return Adapted(objective, "fixed_mean", codec, was_training=any(module.training for module in model.modules()))
 
 
 def read_weights(weights: Any, count: int) -> Tensor:

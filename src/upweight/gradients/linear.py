@@ -187,11 +187,11 @@ def _sole_linear(objective: Objective) -> tuple[nn.Linear, str] | None:
 
 def _follows(engine: LinearEngine) -> bool:
     batch = engine.objective.moved(engine.objective.examples.read(slice(0, min(8, engine.objective.count))))
-    theta = engine.objective.theta
+    theta, names = engine.objective.theta, engine.objective.examples.ids
     move = torch.randn(len(theta), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(theta)
     with _inputs_of(engine.linear) as seen, as_found(engine.objective.model), torch.no_grad():
         outputs, _ = engine.general.run(theta + move, batch)
     if len(seen) != 1 or seen[0].ndim != 2 or outputs.numel() != len(seen[0]) * engine.layout.outputs:
         return False
-    expected, found = engine.outputs(batch, theta + move)[0], outputs.reshape(len(outputs), -1)
+    expected, found = engine.outputs(batch, theta + move, names)[0], outputs.reshape(len(outputs), -1)
     return bool((expected - found).abs().max() <= AFFINE_TOLERANCE[theta.dtype] * found.abs().max().clamp_min(1))

@@ -19,7 +19,7 @@ def probe(engine: Engine) -> None:
     objective = engine.objective
     count = min(PROBED, objective.count)
     batch = objective.moved(objective.examples.read(slice(0, count)))
-    together, _ = engine.outputs(batch)
+    together, _ = engine.outputs(batch, names=objective.examples.ids[:count])
     with torch.random.fork_rng():
         torch.rand(1)  # every pass restores the random state, so chance only shows from another one
         again, _ = engine.outputs(batch)

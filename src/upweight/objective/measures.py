@@ -130,7 +130,7 @@ def read_measure(
         return Measure(measure, _UNITS[measure], _TABLE[measure, loss.kind])
     if measure in (*PER_EXAMPLE, *OVER_SET):
         raise ConfigError(
-            f"measure={measure!r} has no meaning for loss {loss.name!r}. Use 'loss', 'prediction' or a callable."
+            f"measure={measure!r} has no meaning for loss {loss.name!r}. Expected 'loss', 'prediction' or a callable."
         )
     raise ConfigError(
         f"measure={measure!r} is unknown. Expected one of {', '.join((*PER_EXAMPLE, *OVER_SET))} or a callable (outputs, targets) -> (b,)."

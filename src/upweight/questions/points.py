@@ -28,6 +28,10 @@ def drop(ask: Ask, which: Any) -> Effects:
 
 def upweight(ask: Ask, which: Any) -> Effects:
     """The derivative in each point's weight [KL17 eq. 2]."""
+    if ask.measured is not None and ask.measured.over_set:
+        raise ConfigError(
+            f"upweight found measure={ask.measure!r}, which has no derivative. Expected a measure of each query; ask drop() for it."
+        )
     places = ask.fitted.positions(which)
     answer = ask.answer(point_tiles(ask.fitted, places, 1.0, ask.pending, unit=True), len(places))
     return ask.effects(answer, _ids(ask, places), "upweight")
