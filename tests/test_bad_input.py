@@ -6,12 +6,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from cases import classification, fitted_mlp, regression
 from sklearn.linear_model import Lasso, LinearRegression, LogisticRegression, Ridge
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import upweight as uw
+from cases import classification, fitted_mlp, regression
 from upweight import errors
 
 X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

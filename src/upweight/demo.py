@@ -86,7 +86,7 @@ def run_demo(folder: str | Path = ".", seed: int = 0, progress: bool = True) -> 
     cleaned = LogisticRegression(C=0.1, max_iter=5000).fit(digits.train[0], corrected)
     page = Path(folder) / "report.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    images = digits.train[0].reshape(-1, 8, 8)
+    images = dict(enumerate(digits.train[0].reshape(-1, 8, 8)))
     page.write_text(render_page(suspects, calibration, study.trust(), repr(study), images, planted), "utf-8")
     return Outcome(
         planted=looked,

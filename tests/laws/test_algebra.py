@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from cases import fitted_mlp
 
 import upweight as uw
+from cases import fitted_mlp
 from upweight.linop import Dense, Diagonal
 from upweight.solve.cg import BlockCG
 from upweight.tiles import DenseBlock, DenseJacobian, FactoredBlock, LinearJacobian, LinearLayout

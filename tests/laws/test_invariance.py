@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from cases import classification, fitted_mlp
 from torch import nn
 
 import upweight as uw
+from cases import classification, fitted_mlp
 
 
 class Net(nn.Module):

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from cases import pearson, slope
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 import upweight as uw
+from cases import pearson, slope
 from upweight.evaluate.calibration import leave_out
 from upweight.evaluate.refit import refit
 from upweight.questions.ask import Ask
@@ -76,7 +76,7 @@ def test_a_cold_refit_from_zero_reaches_the_warm_one(digits):
 
 @pytest.mark.slow
 def test_predictions_equal_cold_refits_of_every_chosen_point(digits):
-    study, (X, y), query, effects, chosen = digits
+    _, (X, y), query, effects, chosen = digits
     before = -np.log(
         LogisticRegression(C=0.1, tol=1e-10, max_iter=10000)
         .fit(X, y)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from cases import pearson, slope
 from sklearn.linear_model import LogisticRegression
 
 import upweight as uw
+from cases import pearson, slope
 
 SEEDS = range(5)
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from cases import classification, fitted_mlp, flat, mlp
 from torch import nn
 
 import upweight as uw
+from cases import classification, fitted_mlp, flat, mlp
 
 TIGHT = 1e-10
 ce = nn.CrossEntropyLoss(reduction="none")

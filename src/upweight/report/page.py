@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,21 +29,21 @@ def render_page(
     calibration: Calibration,
     trust: Trust,
     sentence: str,
-    images: np.ndarray | None = None,
+    images: Mapping[Any, np.ndarray] | None = None,
     truth: set[Any] | None = None,
 ) -> str:
     """The page as text. Data reach it only through an escaping template, and it loads nothing.
 
     Args:
         suspects: the frame of ``Study.mislabeled``.
-        images: (n, height, width), one a training point, in the order of the training set.
+        images: a grey image (height, width) for every train id.
         truth: train ids known to be mislabelled, where they were planted.
     """
     from jinja2 import Environment, select_autoescape
 
     rows = suspects.head(SHOWN).to_dict("records")
     for row in rows:
-        row["image"] = None if images is None else thumbnail(images[int(row["train"])])
+        row["image"] = None if images is None else thumbnail(images[row["train"]])
         row["planted"] = None if truth is None else row["train"] in truth
     environment = Environment(autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(resources.files("upweight.report").joinpath("page.html").read_text("utf-8"))
@@ -68,13 +69,16 @@ def write_report(
             f"the report found {len(images)} images for {study.objective.count} training points. Expected one each, (n, height, width)."
         )
     sentence = repr(study)
+    pictures = (
+        None if images is None else dict(zip(study.objective.examples.ids.tolist(), np.asarray(images), strict=True))
+    )
     calibration = study.check(query, refits=refits)
     contents = render_page(
         study.mislabeled(),
         calibration,
         study.trust(),
         sentence,
-        None if images is None else np.asarray(images),
+        pictures,
         None if truth is None else set(truth),
     )
     Path(path).write_text(contents, "utf-8")

@@ -1,0 +1,94 @@
+"""The house: floors are climbed downwards only, the two wings keep apart, files and functions stay short."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import upweight
+
+ROOT = Path(upweight.__file__).parent
+FLOORS = {
+    1: ["errors", "_typing"],
+    2: ["space"],
+    3: ["linop", "store"],
+    4: ["tiles", "solve", "objective"],
+    5: ["gradients", "influence", "adapters"],
+    6: ["curvature"],
+    7: ["fitted", "questions", "evaluate", "report"],
+    8: ["study"],
+    9: ["demo", "cli", "__init__"],
+}
+FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
+ALGEBRA = {"linop", "solve", "tiles", "influence"}
+MODEL = {"objective", "gradients", "adapters"}
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(path: Path):
+    """Rooms a file imports, inside functions as well."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "upweight" and len(parts) > 1 and parts[1] in FLOOR:
+                yield parts[1]
+
+
+def test_every_room_has_a_floor():
+    assert {room_of(path) for path in FILES} == set(FLOOR)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_imports_upwards(path):
+    wrong = [room for room in imports(path) if FLOOR[room] > FLOOR[room_of(path)]]
+    assert wrong == []
+
+
+def test_the_algebra_never_reaches_a_model_and_the_model_never_a_solver():
+    for path in FILES:
+        if room_of(path) in ALGEBRA:
+            assert not set(imports(path)) & MODEL, path
+        if room_of(path) in MODEL:
+            assert not set(imports(path)) & {"solve", "influence"}, path
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_have_a_caption_and_stay_short(path):
+    text = path.read_text("utf-8")
+    assert ast.get_docstring(ast.parse(text)), "the first line is a caption"
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            body = (
+                node.end_lineno
+                - node.body[0].lineno
+                + 1
+                - (node.body[0].end_lineno - node.body[0].lineno + 1 if ast.get_docstring(node) else 0)
+            )
+            assert body <= 40, f"{node.name} has {body} lines"
+
+
+def test_importing_the_library_brings_no_table_plot_or_command_line_library():
+    heavy = ["pandas", "matplotlib", "typer", "rich", "jinja2", "sklearn", "statsmodels", "xarray"]
+    script = f"import sys, upweight; print([name for name in {heavy!r} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "[]"
+
+
+def test_every_public_name_is_documented():
+    for name in upweight.__all__:
+        assert getattr(upweight, name).__doc__, name
+    for name, method in vars(upweight.Study).items():
+        if not name.startswith("_"):
+            assert method.__doc__, name
