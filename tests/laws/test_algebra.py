@@ -13,7 +13,8 @@ from upweight.tiles import DenseBlock, DenseJacobian, FactoredBlock, LinearJacob
 
 def spd(p: int = 7, seed: int = 0) -> torch.Tensor:
     root = torch.randn(p, p, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return root @ root.T + torch.eye(p)
+    matrix = root @ root.T + torch.eye(p)
+    return (matrix + matrix.T) / 2  # to the last bit, whatever order the product adds in
 
 
 def general(p: int = 7) -> torch.Tensor:
