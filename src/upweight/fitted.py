@@ -155,7 +155,7 @@ class Fitted:
     @cached_property
     def pending(self) -> Float[Tensor, "p"]:
         """s = H⁻¹∇Q, the Newton step still to be taken, with its sign turned."""
-        return self.stationarity.gradient @ self.inverse
+        return self.stationarity.gradient @ self.inverse.T
 
     @property
     def dense_bytes(self) -> int:

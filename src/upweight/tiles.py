@@ -114,7 +114,7 @@ class DenseBlock(Block):
         return weights @ self.values.to(weights.dtype)  # (p,)
 
     def squared_norms(self) -> Tensor:
-        return self.values.square().sum(1)  # (b,)
+        return torch.linalg.vecdot(self.values, self.values)  # (b,)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class FactoredBlock(Block):
         return self.layout.rows((scaled.T @ self.inputs.to(weights.dtype)).unsqueeze(0))[0]  # (p,)
 
     def squared_norms(self) -> Tensor:
-        return self.inputs.square().sum(1) * self.outputs.square().sum(1)  # (b,)
+        return torch.linalg.vecdot(self.inputs, self.inputs) * torch.linalg.vecdot(self.outputs, self.outputs)  # (b,)
 
 
 class Jacobian(ABC):
@@ -163,7 +163,7 @@ class Jacobian(ABC):
         """The first-order shift of every output under each of k moves of θ."""
 
     @abstractmethod
-    def sandwich(self, matrix: Float[Tensor, "p p"]) -> Float[Tensor, "b o o"]:
+    def sandwich(self, operator: LinearOperator) -> Float[Tensor, "b o o"]:
         """Jᵢ A Jᵢᵀ."""
 
     @abstractmethod
@@ -194,7 +194,8 @@ class DenseJacobian(Jacobian):
     def jvp(self, rows: Tensor) -> Tensor:
         return self.values.to(rows.dtype) @ rows.T  # (b, o, k)
 
-    def sandwich(self, matrix: Tensor) -> Tensor:
+    def sandwich(self, operator: LinearOperator) -> Tensor:
+        matrix = operator.dense()
         values = self.values.to(matrix.dtype)
         return (values @ matrix) @ values.transpose(1, 2)  # (b, o, o)
 
@@ -227,13 +228,16 @@ class LinearJacobian(Jacobian):
         products = self.inputs.to(rows.dtype) @ weights.flatten(0, 1).T
         return products.view(len(self.inputs), len(rows), self.layout.outputs).transpose(1, 2)  # (b, o, k)
 
-    def sandwich(self, matrix: Tensor) -> Tensor:
+    def sandwich(self, operator: LinearOperator) -> Tensor:
+        matrix = operator.dense()
         inputs, o = self.inputs.to(matrix.dtype), self.layout.outputs
         found = inputs.new_empty(len(inputs), o, o)
         for row in range(o):
-            for column in range(o):
+            for column in range(row + 1 if operator.symmetric else o):
                 block = self.layout.read(matrix, row, column)
                 found[:, row, column] = torch.linalg.vecdot(inputs @ block, inputs)
+                if operator.symmetric:
+                    found[:, column, row] = found[:, row, column]
         return found
 
     def add_gram(self, curvature: Tensor, total: Tensor) -> None:

@@ -6,6 +6,7 @@ import torch
 
 import upweight as uw
 from cases import fitted_mlp
+from upweight.influence.changes import Changes, corrected
 from upweight.linop import Dense, Diagonal
 from upweight.solve.cg import BlockCG
 from upweight.tiles import DenseBlock, DenseJacobian, FactoredBlock, LinearJacobian, LinearLayout
@@ -66,6 +67,20 @@ def test_the_formula_keeps_h_apart_from_its_transpose():
     torch.testing.assert_close(uw.effect(T, inverse, C), expected)
     torch.testing.assert_close(uw.effect(C, inverse, T), -C @ torch.linalg.inv(H) @ T.T)
     assert not torch.allclose(expected, -T @ torch.linalg.inv(H.T) @ C.T)
+
+
+def test_the_correction_solves_with_h_and_not_with_its_transpose():
+    generator = torch.Generator().manual_seed(4)
+    H = general()
+    J, a = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((3, 2, 7), (3, 2)))
+    M = 0.1 * torch.randn(3, 2, 2, generator=generator, dtype=torch.float64)
+    inverse = uw.inverse(Dense(H))
+    changes = Changes(DenseJacobian(J), a, M)
+    moves = -(changes.block(corrected(changes, inverse).push).dense() @ inverse.T)
+    for k in range(3):
+        expected = -torch.linalg.solve(H + J[k].T @ M[k] @ J[k], J[k].T @ a[k])
+        torch.testing.assert_close(moves[k], expected)
+        assert not torch.allclose(moves[k], -torch.linalg.solve(H.T + J[k].T @ M[k] @ J[k], J[k].T @ a[k]))
 
 
 def test_the_facade_is_nothing_but_the_algebra():
@@ -150,7 +165,8 @@ def test_factored_tiles_equal_their_dense_twins(layout):
     torch.testing.assert_close(factored.sum(weights), dense.sum(weights))
     torch.testing.assert_close(factored.squared_norms(), dense.squared_norms())
     torch.testing.assert_close(jacobian.jvp(rows), twin.jvp(rows))
-    torch.testing.assert_close(jacobian.sandwich(matrix), twin.sandwich(matrix))
+    for operator in (Dense(matrix), Dense(spd(layout.size), is_symmetric=True)):
+        torch.testing.assert_close(jacobian.sandwich(operator), twin.sandwich(operator))
     torch.testing.assert_close(jacobian.select(torch.tensor([4, 1])).dense(), twin.values[[4, 1]])
     symmetric = torch.stack([spd(3, seed) for seed in range(6)])
     first, second = torch.zeros(layout.size, layout.size).double(), torch.zeros(layout.size, layout.size).double()

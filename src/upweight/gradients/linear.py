@@ -25,6 +25,9 @@ from upweight.tiles import Block, FactoredBlock, Jacobian, LinearJacobian, Linea
 CACHE_BYTES = 2**29
 """Inputs of the linear map are kept between passes up to this size."""
 
+CACHED_ROWS = 8192
+"""Rows of fifty columns fill a core's cache: temporaries of a tile then never reach main memory."""
+
 AFFINE_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 """How closely the outputs at a moved θ must follow the linear map: rounding of a few hundred terms."""
 
@@ -56,7 +59,8 @@ class LinearEngine(Engine):
 
     @property
     def tile(self) -> int:
-        return self.objective.batch_size or max(256, TILE_BYTES // (8 * (self.linear.in_features + 1)))
+        fitting = TILE_BYTES // (8 * (self.linear.in_features + 1))
+        return self.objective.batch_size or max(256, min(CACHED_ROWS, fitting))
 
     def batches(self, examples: Examples | None = None) -> Iterator[tuple[slice, Batch]]:
         """Batches of features; those of the training set are kept between passes where they fit."""

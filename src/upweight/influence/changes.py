@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 
 from upweight._typing import Bool, Float, Tensor
+from upweight.linop import LinearOperator
 from upweight.tiles import Block, Jacobian
 
 MARGIN = 1e-9
@@ -54,14 +55,14 @@ class Correction:
     refused: Bool[Tensor, "k"]
 
 
-def corrected(changes: Changes, inverse: Float[Tensor, "p p"], pull: Float[Tensor, "p"] | None = None) -> Correction:
+def corrected(changes: Changes, inverse: LinearOperator, pull: Float[Tensor, "p"] | None = None) -> Correction:
     """Solve (I + M A) u = a − M e for every change, with A = J P Jᵀ and e = J P(ρ pull + rest).
 
     From (P⁻¹ + JᵀMJ) δ = −(Jᵀa + ρ pull + rest), where P⁻¹ = H + ρ∇²r: an o × o solve a change. With
     one output and a drop this is u = a / (1 − h), h the leverage.
 
     Args:
-        inverse: P, dense, for this tile's ρ.
+        inverse: P, for this tile's ρ.
         pull: ∇r, or ∇r − ∇²r s; None where ρ = 0.
 
     Returns:
@@ -85,13 +86,14 @@ def corrected(changes: Changes, inverse: Float[Tensor, "p p"], pull: Float[Tenso
     return Correction(push, refused)
 
 
-def _extra(changes: Changes, inverse: Tensor, pull: Tensor | None) -> Tensor | None:
+def _extra(changes: Changes, inverse: LinearOperator, pull: Tensor | None) -> Tensor | None:
     """J P(ρ pull + rest), (k, o)."""
     found = None
     if pull is not None and changes.share:
-        found = changes.share * changes.jacobian.jvp((pull @ inverse).unsqueeze(0)).squeeze(2)
+        found = changes.share * changes.jacobian.jvp((pull @ inverse.T).unsqueeze(0)).squeeze(2)
     if changes.rest is not None:
-        own = torch.einsum("kop,kp->ko", changes.jacobian.dense().to(inverse.dtype), changes.rest @ inverse)
+        moved = changes.rest @ inverse.T
+        own = torch.einsum("kop,kp->ko", changes.jacobian.dense().to(moved.dtype), moved)
         found = own if found is None else found + own
     return found
 

@@ -55,7 +55,7 @@ def undropped_step(
 ) -> Float[Tensor, "p"]:
     """N_ε = −[H + εH_z]⁻¹(g + ε∇L): neither the example's curvature nor g is dropped [KL17 A7]."""
     total = Dense(curvature + epsilon * example_curvature, is_symmetric=True)
-    return -((gradient + epsilon * example_gradient) @ inverse(total, gauge))
+    return -((gradient + epsilon * example_gradient) @ inverse(total, gauge).T)
 
 
 def retained_step(
@@ -76,7 +76,7 @@ def retained_step(
         raise IndefiniteCurvature(
             f"after {what}, {error} The remaining data may not determine every parameter; order='first' needs only H."
         ) from None
-    return -(gradient_change @ remaining)
+    return -(gradient_change @ remaining.T)
 
 
 def stacked(steps: list[Tensor]) -> np.ndarray:

@@ -103,17 +103,25 @@ class Elementwise(Loss):
     """A loss that adds one term an output: Λ is diagonal."""
 
     @abstractmethod
-    def terms(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Value, slope and curvature of each term, all (b, o)."""
+    def term(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, "b o"]:
+        """The term of each output."""
+
+    @abstractmethod
+    def slope(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, "b o"]:
+        """Its first derivative."""
+
+    @abstractmethod
+    def curve(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, "b o"]:
+        """Its second derivative."""
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self.terms(outputs, targets)[0].sum(1)
+        return self.term(outputs, targets).sum(1)
 
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self.terms(outputs, targets)[1]
+        return self.slope(outputs, targets)
 
     def hessian(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return torch.diag_embed(self.terms(outputs, targets)[2])
+        return torch.diag_embed(self.curve(outputs, targets))
 
     def prepare(
         self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
@@ -142,9 +150,15 @@ class BinaryCrossEntropy(Elementwise):
     unit = "nats"
     kind = "binary"
 
-    def terms(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def term(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.softplus(outputs) - targets * outputs
+
+    def slope(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.sigmoid(outputs) - targets
+
+    def curve(self, outputs: Tensor, targets: Tensor) -> Tensor:
         p = torch.sigmoid(outputs)
-        return F.softplus(outputs) - targets * outputs, p - targets, p * (1 - p)
+        return p * (1 - p)
 
     def prepare(
         self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
@@ -162,9 +176,14 @@ class SquaredError(Elementwise):
     unit = "squared target units"
     kind = "real"
 
-    def terms(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rest = outputs - targets
-        return 0.5 * rest.square(), rest, torch.ones_like(rest)
+    def term(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return 0.5 * (outputs - targets).square()
+
+    def slope(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs - targets
+
+    def curve(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.ones_like(outputs)
 
 
 @dataclass(frozen=True)
@@ -175,9 +194,14 @@ class Poisson(Elementwise):
     unit = "nats"
     kind = "count"
 
-    def terms(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rate = torch.exp(outputs)
-        return rate - targets * outputs, rate - targets, rate
+    def term(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.exp(outputs) - targets * outputs
+
+    def slope(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.exp(outputs) - targets
+
+    def curve(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.exp(outputs)
 
     def prepare(
         self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
@@ -196,11 +220,15 @@ class SmoothHinge(Elementwise):
     unit = "hinge units"
     kind = "sign"
 
-    def terms(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        t, sign = self.temperature, targets
-        rest = (1 - sign * outputs) / t
-        p = torch.sigmoid(rest)
-        return t * F.softplus(rest), -sign * p, p * (1 - p) / t * sign.square()
+    def term(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.temperature * F.softplus((1 - targets * outputs) / self.temperature)
+
+    def slope(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return -targets * torch.sigmoid((1 - targets * outputs) / self.temperature)
+
+    def curve(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        p = torch.sigmoid((1 - targets * outputs) / self.temperature)
+        return p * (1 - p) / self.temperature * targets.square()
 
     def prepare(
         self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()

@@ -24,7 +24,7 @@ from upweight.questions.measuring import Measurement
 class Tile:
     """Changes that share one penalty share ρ, and the columns of the result they fill."""
 
-    columns: np.ndarray
+    columns: slice | np.ndarray
     changes: Changes
 
 
@@ -46,10 +46,10 @@ def first_order(
     else:
         inverse = fitted.row_inverse(len(rows))
         solved = rows @ inverse  # (r, p)
-    values = torch.empty(len(solved), count, dtype=torch.float64)
+    values = torch.empty(count, len(solved), dtype=torch.float64)  # a change is a row while it is filled
     for tile in tiles:
-        values[:, tile.columns] = -_products(tile.changes, tile.changes.push, solved, pull).T.cpu()
-    return Answer(values, solved_by=str(inverse.verdict))
+        values[tile.columns] = _products(tile.changes, tile.changes.push, solved, pull).neg_().cpu()
+    return Answer(values.T, solved_by=str(inverse.verdict))
 
 
 def at_newton_steps(
@@ -61,15 +61,15 @@ def at_newton_steps(
     for tile in tiles:
         share = tile.changes.share
         solver = fitted.inverse_with(share)
-        correction = corrected(tile.changes, solver.dense(), pull if share else None)
+        correction = corrected(tile.changes, solver, pull if share else None)
         refused += int(correction.refused.sum())
         if share not in sides:
             sides = {share: _side(fitted, measured, share, count, pull)}
         found = sides[share](tile.changes, correction.push)
-        results = torch.empty(len(found), count, dtype=torch.float64) if results is None else results
-        results[:, tile.columns] = found.cpu()
+        results = torch.empty(count, len(found), dtype=torch.float64) if results is None else results
+        results[tile.columns] = found.T.cpu()
     assert results is not None
-    return Answer(results, refused, str(fitted.inverse.verdict))
+    return Answer(results.T, refused, str(fitted.inverse.verdict))
 
 
 def at_first_moves(fitted: Fitted, tiles: Iterable[Tile], count: int, measured: Measurement, pull: Tensor) -> Answer:
@@ -92,7 +92,7 @@ def _side(
         solved = measured.output_rows() @ inverse  # (m·o, p)
         shape = tuple(measured.outputs.shape)
         return lambda changes, push: measured.at_shifts(-_products(changes, push, solved, pull).T.view(*shape, -1))
-    return lambda changes, push: measured.at_moves(-(_written(changes, push, pull) @ inverse))
+    return lambda changes, push: measured.at_moves(-(_written(changes, push, pull) @ inverse.T))
 
 
 def _products(changes: Changes, push: Tensor, solved: Float[Tensor, "r p"], pull: Tensor) -> Float[Tensor, "k r"]:
@@ -115,22 +115,18 @@ def point_tiles(
     """Changes of weight of single training points: sign·wᵢ, or one unit each; ``pending`` asks for gᵢ − Hᵢs."""
     everything = len(which) == fitted.objective.count and bool((np.diff(which) == 1).all())
     if everything:
-        yield from _weighed(
-            fitted, fitted.objective.examples, fitted.weights, np.arange(len(which)), sign, pending, unit
-        )
+        yield from _weighed(fitted, fitted.objective.examples, fitted.weights, 0, sign, pending, unit)
         return
     for start in range(0, len(which), fitted.engine.tile):
         chosen = which[start : start + fitted.engine.tile]
         part = Chosen(fitted.objective.examples, chosen)
-        yield from _weighed(
-            fitted, part, fitted.weights[chosen], np.arange(start, start + len(chosen)), sign, pending, unit
-        )
+        yield from _weighed(fitted, part, fitted.weights[chosen], start, sign, pending, unit)
 
 
 def new_tiles(fitted: Fitted, examples: Examples, weight: float) -> Iterator[Tile]:
     """Changes that add new examples, each of this weight."""
     weights = torch.full((len(examples),), weight, dtype=torch.float64, device=fitted.weights.device)
-    yield from _weighed(fitted, examples, weights, np.arange(len(examples)), 1.0, None, False)
+    yield from _weighed(fitted, examples, weights, 0, 1.0, None, False)
 
 
 @dataclass(frozen=True)
@@ -155,7 +151,7 @@ def _weighed(
     fitted: Fitted,
     examples: Examples,
     weights: Tensor,
-    columns: np.ndarray,
+    offset: int,
     sign: float,
     pending: Tensor | None,
     unit: bool,
@@ -169,7 +165,7 @@ def _weighed(
         changes = Changes(fitted.engine.jacobian(batch), slopes, curvature)
         if pending is not None:
             changes = replace(changes.moved(pending), rest=_beyond_outputs(fitted, batch, changes, amount, pending))
-        yield from _by_share(changes, fitted.shares(amount), columns[where])
+        yield from _by_share(changes, fitted.shares(amount), slice(offset + where.start, offset + where.stop))
 
 
 def _beyond_outputs(fitted: Fitted, batch: object, changes: Changes, amount: Tensor, pending: Tensor) -> Tensor | None:
@@ -181,15 +177,14 @@ def _beyond_outputs(fitted: Fitted, batch: object, changes: Changes, amount: Ten
     return through - amount[:, None] * fitted.engine.curvature_times(batch, pending).double()
 
 
-def _by_share(changes: Changes, shares: Tensor, columns: np.ndarray) -> Iterator[Tile]:
+def _by_share(changes: Changes, shares: Tensor, columns: slice) -> Iterator[Tile]:
     """Cut a tile so that each part has one penalty share; one part when weights are equal."""
-    values = shares.unique()
-    if len(values) == 1:
-        yield Tile(columns, replace(changes, share=float(values[0])))
+    if bool((shares == shares[0]).all()):
+        yield Tile(columns, replace(changes, share=float(shares[0])))
         return
-    for value in values:
+    for value in shares.unique():
         chosen = (shares == value).nonzero().squeeze(1)
-        yield Tile(columns[chosen.cpu().numpy()], select(replace(changes, share=float(value)), chosen))
+        yield Tile(columns.start + chosen.cpu().numpy(), select(replace(changes, share=float(value)), chosen))
 
 
 def select(changes: Changes, chosen: Tensor) -> Changes:

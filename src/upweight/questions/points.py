@@ -38,7 +38,7 @@ def upweight(ask: Ask, which: Any) -> Effects:
 
 
 def parameters(ask: Ask, which: Any) -> Effects:
-    """I_up,params, one row a point [KL17 A10]."""
+    """I_up,params, one row a point [KL17 A8-A10]."""
     found = upweight(ask, which)
     return replace(
         found, values=np.ascontiguousarray(found.values.T), query_ids=found.train_ids, train_ids=found.query_ids
@@ -95,7 +95,7 @@ def _own(fitted: Fitted, of: Any, weighted_once: bool) -> np.ndarray:
     """A number of each point from its own Jᵢ H⁻¹ Jᵢᵀ; squares of the push carry wᵢ², so one wᵢ is taken back."""
     found = np.zeros(fitted.objective.count)
     for tile in point_tiles(fitted, np.arange(fitted.objective.count), 1.0, unit=weighted_once):
-        values = of(tile.changes, tile.changes.jacobian.sandwich(fitted.inverse.dense()))
+        values = of(tile.changes, tile.changes.jacobian.sandwich(fitted.inverse))
         found[tile.columns] = values.cpu().numpy()
     return found * fitted.weights.cpu().numpy() if weighted_once else found
 
@@ -115,7 +115,7 @@ def _relabelled(fitted: Fitted, places: np.ndarray, labels: list[Any]) -> Iterat
         weights = fitted.weights[places[where]]
         push = (loss.gradient(outputs, changed) - loss.gradient(outputs, targets)).double() * weights[:, None]
         curvature = (loss.hessian(outputs, changed) - loss.hessian(outputs, targets)).double() * weights[:, None, None]
-        yield Tile(np.arange(len(places))[where], Changes(fitted.engine.jacobian(batch), push, curvature))
+        yield Tile(where, Changes(fitted.engine.jacobian(batch), push, curvature))
 
 
 def _replaced(fitted: Fitted, places: np.ndarray, examples: Any) -> Iterator[Tile]:
@@ -126,7 +126,7 @@ def _replaced(fitted: Fitted, places: np.ndarray, examples: Any) -> Iterator[Til
     for (where, j, a, m), (_, j_new, a_new, m_new) in zip(old, new, strict=True):
         jacobian = DenseJacobian(torch.cat([j.dense(), j_new.dense()], 1))
         curvature = torch.stack([torch.block_diag(*pair) for pair in zip(m, m_new, strict=True)])
-        yield Tile(np.arange(len(places))[where], Changes(jacobian, torch.cat([a, a_new], 1), curvature))
+        yield Tile(where, Changes(jacobian, torch.cat([a, a_new], 1), curvature))
 
 
 def _terms(fitted: Fitted, examples: Any, weights: Tensor) -> Iterator[tuple[slice, Jacobian, Tensor, Tensor]]:

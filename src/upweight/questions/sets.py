@@ -77,7 +77,7 @@ def change_penalty(ask: Ask, penalty: Penalty | Sequence[Any]) -> Effects:
         ) - fitted.objective.penalty.diagonal.to(fitted.weights)
         gradient = change * fitted.objective.theta.double()
         if ask.best_order == "first":
-            moves.append(-(gradient @ fitted.inverse))
+            moves.append(-(gradient @ fitted.inverse.T))
             continue
         move = _newton(fitted, torch.diag(change), gradient, f"changing the penalty to {one}")
         changed = fitted.objective.penalty.diagonal.to(change) + change
@@ -99,7 +99,7 @@ def newton_step(fitted: Fitted, which: Any, epsilon: float) -> NewtonStep:
         steps.append(undropped_step(fitted.hessian.matrix, gradient, curvature, row, float(epsilon), fitted.gauge))
         rows.append(row)
     constant = stacked([-fitted.pending] * len(places))
-    contribution = float(epsilon) * stacked([-(row @ fitted.inverse) for row in rows])
+    contribution = float(epsilon) * stacked([-(row @ fitted.inverse.T) for row in rows])
     return NewtonStep(fitted.objective.examples.ids[places], float(epsilon), stacked(steps), constant, contribution)
 
 
@@ -175,7 +175,7 @@ def _one_step(fitted: Fitted, change: Reweighting, order: str) -> Tensor:
     share = float(fitted.shares(change.amounts.sum().reshape(1))[0])
     gradient = _total_gradient(fitted, change.examples, change.amounts) + share * fitted.penalty_gradient
     if order == "first":
-        return -(gradient @ fitted.inverse)
+        return -(gradient @ fitted.inverse.T)
     outputs = len(change.amounts) * max(1, int(np.prod(fitted.objective.trailing)))
     if isinstance(fitted.engine, LinearEngine) and 4 * outputs < fitted.objective.space.size:
         return _woodbury(fitted, change, share)
@@ -192,7 +192,7 @@ def _woodbury(fitted: Fitted, change: Reweighting, share: float) -> Tensor:
     curvature = torch.block_diag(*(m for _, _, stack in parts for m in stack)).unsqueeze(0)
     one = Changes(jacobian, push, curvature, share)
     solver = fitted.inverse_with(share)
-    correction = corrected(one, solver.dense(), fitted.penalty_gradient if share else None)
+    correction = corrected(one, solver, fitted.penalty_gradient if share else None)
     if bool(correction.refused.any()):
         return _newton(
             fitted,
@@ -200,7 +200,7 @@ def _woodbury(fitted: Fitted, change: Reweighting, share: float) -> Tensor:
             _total_gradient(fitted, change.examples, change.amounts),
             change.name,
         )
-    return -((one.block(correction.push).dense() + share * fitted.penalty_gradient) @ solver)[0]
+    return -((one.block(correction.push).dense() + share * fitted.penalty_gradient) @ solver.T)[0]
 
 
 def _output_terms(fitted: Fitted, change: Reweighting) -> Iterator[tuple[Any, Tensor, Tensor]]:

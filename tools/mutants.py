@@ -1,0 +1,374 @@
+"""Named faults, each put into a copy of the source: the fast tests must notice every one.
+
+make mutants                 all of them
+python tools/mutants.py wᵢ   those whose name contains the text
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKERS = 2
+SECONDS = 900
+"""A mutant that runs this long is an endless loop, which counts as noticed."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One fault: in a file below src/upweight, the only occurrence of a text becomes another."""
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+
+
+MUTANTS = [
+    Mutant(
+        "formula: flipped sign",
+        "influence/formula.py",
+        "return -((measurements @ inverse)",
+        "return ((measurements @ inverse)",
+    ),
+    Mutant(
+        "formula: H for Hᵀ on the short side", "influence/formula.py", "changes @ inverse.T  #", "changes @ inverse  #"
+    ),
+    Mutant(
+        "first order: flipped sign",
+        "questions/answer.py",
+        "values[:, tile.columns] = -_products",
+        "values[:, tile.columns] = _products",
+    ),
+    Mutant(
+        "lost 1/n in the default weights",
+        "adapters/torch.py",
+        "torch.full((count,), 1 / count",
+        "torch.full((count,), 1.0",
+    ),
+    Mutant(
+        "dropped wᵢ in the change rows",
+        "questions/answer.py",
+        "if unit else sign * weights",
+        "if unit else torch.full_like(weights, sign / len(weights))",
+    ),
+    Mutant(
+        "dropped wᵢ in the own curvature",
+        "questions/answer.py",
+        "loss.hessian(outputs, targets).double() * amount[:, None, None]",
+        "loss.hessian(outputs, targets).double() * amount.sign()[:, None, None]",
+    ),
+    Mutant(
+        "self-influence without wᵢ",
+        "questions/points.py",
+        "return found * fitted.weights.cpu().numpy() if weighted_once else found",
+        "return found",
+    ),
+    Mutant(
+        "bias and weight swapped",
+        "tiles.py",
+        "rows[:, self.weight] = matrix[..., :columns].reshape(len(matrix), -1)",
+        "rows[:, self.weight] = matrix[..., -columns:].reshape(len(matrix), -1)",
+    ),
+    Mutant("bias read from the first column", "tiles.py", "matrix[..., -1]", "matrix[..., 0]"),
+    Mutant(
+        "weights laid out transposed",
+        "tiles.py",
+        "rows[:, self.weight].reshape(len(rows), self.outputs, -1)",
+        "rows[:, self.weight].reshape(len(rows), -1, self.outputs).transpose(1, 2)",
+    ),
+    Mutant("protocol swapped", "fitted.py", 'if self.protocol == "fixed_total"', 'if self.protocol == "fixed_mean"'),
+    Mutant(
+        "the penalty's share never leaves H",
+        "fitted.py",
+        "add_(share * self.objective",
+        "add_(0.0 * share * self.objective",
+    ),
+    Mutant(
+        "H for Hᵀ in the LU solve",
+        "solve/direct.py",
+        "adjoint=not self.transposed).T",
+        "adjoint=self.transposed).T",
+    ),
+    Mutant(
+        "group step: flipped sign",
+        "influence/newton.py",
+        "return -(gradient_change @ remaining.T)",
+        "return (gradient_change @ remaining.T)",
+    ),
+    Mutant(
+        "off-by-one training ids",
+        "questions/points.py",
+        "return ask.fitted.objective.examples.ids[places]",
+        "return ask.fitted.objective.examples.ids[places - 1]",
+    ),
+    Mutant("ids taken for positions", "fitted.py", "[self._places[item] for item", "[int(item) for item"),
+    Mutant(
+        "softmax curvature without its outer product",
+        "objective/losses.py",
+        "return torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)",
+        "return torch.diag_embed(p)",
+    ),
+    Mutant(
+        "softmax gradient without the label",
+        "objective/losses.py",
+        "return torch.softmax(outputs, 1) - F.one_hot(targets, outputs.shape[1]).to(outputs.dtype)",
+        "return torch.softmax(outputs, 1)",
+    ),
+    Mutant(
+        "logistic curvature p for p(1 − p)",
+        "objective/losses.py",
+        "return p * (1 - p)\n",
+        "return p\n",
+    ),
+    Mutant("hinge temperature lost", "objective/losses.py", "p * (1 - p) / self.temperature *", "p * (1 - p) *"),
+    Mutant(
+        "squared error without its half",
+        "objective/losses.py",
+        "0.5 * (outputs - targets).square()",
+        "(outputs - targets).square()",
+    ),
+    Mutant(
+        "Poisson rate lost", "objective/losses.py", "return torch.exp(outputs)\n", "return torch.exp(outputs) / 2\n"
+    ),
+    Mutant(
+        "A7: the example's curvature dropped",
+        "influence/newton.py",
+        "curvature + epsilon * example_curvature",
+        "curvature",
+    ),
+    Mutant(
+        "A11: the pending step's sign",
+        "fitted.py",
+        "return self.stationarity.gradient @ self.inverse.T",
+        "return -self.stationarity.gradient @ self.inverse.T",
+    ),
+    Mutant(
+        "leverage corrected the wrong way",
+        "influence/changes.py",
+        "+ curvature @ coupling\n",
+        "- curvature @ coupling\n",
+    ),
+    Mutant(
+        "the correction left out",
+        "influence/changes.py",
+        "push = target / system[:, 0] if system.shape[1] == 1 else torch.linalg.solve(system, target)",
+        "push = target",
+    ),
+    Mutant(
+        "couplings of two outputs mixed up",
+        "tiles.py",
+        "found[:, column, row] = found[:, row, column]",
+        "found[:, column, row] = found[:, row, row]",
+    ),
+    Mutant(
+        "margin against all classes",
+        "objective/measures.py",
+        "outputs.masked_fill(~others, -torch.inf)",
+        "outputs",
+    ),
+    Mutant("AUC counts ties as lost", "objective/measures.py", "(counts.to(scores.dtype) - 1) / 2)", "counts * 0)"),
+    Mutant(
+        "measurement not shifted",
+        "questions/measuring.py",
+        "moved = outputs.unsqueeze(2) + shifts",
+        "moved = outputs.unsqueeze(2) + shifts * 0.5",
+    ),
+    Mutant(
+        "groups: a mean for a sum",
+        "influence/effects.py",
+        "np.add.at(totals.T, where, self.values.T)",
+        "np.add.at(totals.T, where, self.values.T / 2)",
+    ),
+    Mutant(
+        "helpfulness of an upweighted point",
+        "influence/effects.py",
+        '"upweight": -1.0',
+        '"upweight": 1.0',
+    ),
+    Mutant(
+        "only the last batch counts",
+        "gradients/engine.py",
+        "total = total + self.gradients(batch, theta).sum(weights[where])",
+        "total = self.gradients(batch, theta).sum(weights[where])",
+    ),
+    Mutant(
+        "batches share one slice of the weights",
+        "gradients/stationarity.py",
+        "total = total + block.sum(weights)",
+        "total = total + block.sum(objective.weights[: len(weights)])",
+    ),
+    Mutant(
+        "stationarity forgets the penalty",
+        "gradients/stationarity.py",
+        "gradient = total + objective.penalty.gradient(objective.theta.to(total.dtype))",
+        "gradient = total",
+    ),
+    Mutant("train mode not restored", "gradients/guard.py", "module.training = training", "module.training = False"),
+    Mutant(
+        "buffers not copied",
+        "gradients/vmap.py",
+        'f"model.{name}": value.clone() for name, value in self.objective.model.named_buffers()',
+        'f"model.{name}": value for name, value in self.objective.model.named_buffers()',
+    ),
+    Mutant(
+        "the global seed is moved",
+        "gradients/guard.py",
+        "with torch.random.fork_rng(devices=cuda):",
+        "if torch.manual_seed(0):",
+    ),
+    Mutant(
+        "the penalty also on intercepts",
+        "adapters/sklearn.py",
+        'diagonal = space.mask("weight").clone()',
+        'diagonal = space.mask("*").clone()',
+    ),
+    Mutant("C for 1/C", "adapters/sklearn.py", '1 / float(settings["C"])', 'float(settings["C"])'),
+    Mutant(
+        "class weights ignored",
+        "adapters/sklearn.py",
+        "weights = weights * compute_sample_weight(",
+        "weights = weights + 0 * compute_sample_weight(",
+    ),
+    Mutant(
+        "the penalty not rescaled with the weights",
+        "adapters/sklearn.py",
+        "Quadratic(_penalty(final, model, space) / total)",
+        "Quadratic(_penalty(final, model, space))",
+    ),
+    Mutant(
+        "refits keep the whole penalty",
+        "evaluate/refit.py",
+        "target = Target(fitted.engine, weights, 1.0 + float(removed[0]))",
+        "target = Target(fitted.engine, weights, 1.0)",
+    ),
+    Mutant(
+        "perturb without wᵢ",
+        "questions/perturbation.py",
+        "found.append(-slope * weights.reshape(-1, *[1] * (slope.ndim - 1)))",
+        "found.append(-slope)",
+    ),
+    Mutant("perturb: flipped sign", "questions/perturbation.py", "found.append(-slope *", "found.append(slope *"),
+    Mutant(
+        "an added point weighs one",
+        "questions/points.py",
+        "weight = ask.fitted.objective.total_weight / ask.fitted.objective.count",
+        "weight = 1.0",
+    ),
+    Mutant(
+        "relabelling forgets the old label",
+        "questions/points.py",
+        "push = (loss.gradient(outputs, changed) - loss.gradient(outputs, targets)).double()",
+        "push = loss.gradient(outputs, changed).double()",
+    ),
+    Mutant(
+        "replacing keeps the old example",
+        "questions/points.py",
+        "old = _terms(fitted, Chosen(fitted.objective.examples, places), -weights)",
+        "old = _terms(fitted, Chosen(fitted.objective.examples, places), 0 * weights)",
+    ),
+    Mutant(
+        "suspects from the bottom",
+        "evaluate/mislabel.py",
+        'np.argsort(-owned, kind="stable")[:k]',
+        'np.argsort(owned, kind="stable")[:k]',
+    ),
+    Mutant(
+        "foreign files are read",
+        "store/arrays.py",
+        'if metadata.get("format") != FORMAT:',
+        "if False:",
+    ),
+    Mutant(
+        "block CG believes its first answer",
+        "solve/cg.py",
+        "residual = residual, float(left.norm(dim=1).max())",
+        "residual = residual, 0.0",
+    ),
+    Mutant(
+        "block CG refines the wrong way",
+        "solve/cg.py",
+        "answer, taken = answer + correction, taken + used",
+        "answer, taken = answer - correction, taken + used",
+    ),
+    Mutant(
+        "the gauge is not looked for",
+        "curvature/gauge.py",
+        'if objective.loss.kind != "class":',
+        'if objective.loss.kind != "nothing":' + "\n        return None\n    if True:",
+    ),
+    Mutant(
+        "half of the Gauss-Newton matrix",
+        "curvature/ggn.py",
+        "engine.jacobian(batch).add_gram(curvature, matrix)",
+        "engine.jacobian(batch).add_gram(curvature / 2, matrix)",
+    ),
+]
+
+
+def snapshot(folder: Path) -> None:
+    """Copy what the tests read, so that the tree may be edited while mutants run."""
+    for name in ("src", "tests", "docs", "examples", "pyproject.toml", "README.md"):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif (ROOT / name).exists():
+            shutil.copy(ROOT / name, folder / name)
+
+
+def applied(mutant: Mutant, folder: Path) -> None:
+    """Put the fault into a copy of the source."""
+    path = folder / "src" / "upweight" / mutant.file
+    text = path.read_text("utf-8")
+    if text.count(mutant.right) != 1:
+        raise SystemExit(
+            f"{mutant.name!r}: found its text {text.count(mutant.right)} times in {mutant.file}. Expected once; write the mutant anew."
+        )
+    path.write_text(text.replace(mutant.right, mutant.wrong), "utf-8")
+
+
+def noticed(mutant: Mutant, pristine: Path) -> tuple[bool, str]:
+    """Whether the fast tests fail, and the first one that does."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "copy"
+        shutil.copytree(pristine, folder)
+        applied(mutant, folder)
+        environment = os.environ | {
+            "PYTHONPATH": str(folder / "src"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+        try:
+            run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            return True, "ran out of time"
+        failed = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        return run.returncode == 1, failed[0] if failed else run.stdout[-300:]
+
+
+def main(wanted: str) -> int:
+    """Try every mutant, and name those that live."""
+    chosen = [mutant for mutant in MUTANTS if wanted in mutant.name]
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(WORKERS) as pool:
+        snapshot(Path(name))
+        found = list(tqdm(pool.map(noticed, chosen, [Path(name)] * len(chosen)), total=len(chosen), unit="mutant"))
+    for mutant, (killed, by) in zip(chosen, found, strict=True):
+        print(f"{'killed' if killed else 'LIVES '}  {mutant.name:48}  {by[:110]}")
+    lived = [mutant.name for mutant, (killed, _) in zip(chosen, found, strict=True) if not killed]
+    print(
+        f"{len(chosen) - len(lived)} of {len(chosen)} mutants killed{': still alive: ' + '; '.join(lived) if lived else '.'}"
+    )
+    return bool(lived)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1] if len(sys.argv) > 1 else ""))
