@@ -34,8 +34,15 @@ mutants: $(READY)
 data: $(READY)
 	$(RUN) tools/fetch_data.py
 
-bench: $(READY) data
-	$(RUN) benchmarks/run.py
+PEERS := benchmarks/.peers
+
+bench: $(READY) $(PEERS)/.ready data
+	$(RUN) benchmarks/run.py $(WORKLOADS)
+
+$(PEERS)/.ready: benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --requirement benchmarks/peers.txt
+	touch $@
 
 $(READY): pyproject.toml $(LOCK)
 	$(PYTHON) -m venv $(VENV)

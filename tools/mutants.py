@@ -46,8 +46,8 @@ MUTANTS = [
     Mutant(
         "first order: flipped sign",
         "questions/answer.py",
-        "values[:, tile.columns] = -_products",
-        "values[:, tile.columns] = _products",
+        "solved, pull).neg_().cpu()",
+        "solved, pull).cpu()",
     ),
     Mutant(
         "lost 1/n in the default weights",
@@ -327,12 +327,17 @@ def snapshot(folder: Path) -> None:
 def applied(mutant: Mutant, folder: Path) -> None:
     """Put the fault into a copy of the source."""
     path = folder / "src" / "upweight" / mutant.file
-    text = path.read_text("utf-8")
-    if text.count(mutant.right) != 1:
-        raise SystemExit(
-            f"{mutant.name!r}: found its text {text.count(mutant.right)} times in {mutant.file}. Expected once; write the mutant anew."
-        )
-    path.write_text(text.replace(mutant.right, mutant.wrong), "utf-8")
+    path.write_text(path.read_text("utf-8").replace(mutant.right, mutant.wrong), "utf-8")
+
+
+def require_their_texts(mutants: list[Mutant], folder: Path) -> None:
+    """Every mutant's text must stand in its file, once."""
+    for mutant in mutants:
+        found = (folder / "src" / "upweight" / mutant.file).read_text("utf-8").count(mutant.right)
+        if found != 1:
+            raise SystemExit(
+                f"{mutant.name!r}: found its text {found} times in {mutant.file}. Expected once; write it anew."
+            )
 
 
 def noticed(mutant: Mutant, pristine: Path) -> tuple[bool, str]:
@@ -360,6 +365,7 @@ def main(wanted: str) -> int:
     chosen = [mutant for mutant in MUTANTS if wanted in mutant.name]
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(WORKERS) as pool:
         snapshot(Path(name))
+        require_their_texts(chosen, Path(name))
         found = list(tqdm(pool.map(noticed, chosen, [Path(name)] * len(chosen)), total=len(chosen), unit="mutant"))
     for mutant, (killed, by) in zip(chosen, found, strict=True):
         print(f"{'killed' if killed else 'LIVES '}  {mutant.name:48}  {by[:110]}")

@@ -71,6 +71,21 @@ def test_no_closed_form_depends_on_the_batch_size(batch_size):
     )
 
 
+@pytest.mark.parametrize("batch_size", [1, 7, 40])
+def test_stationarity_weighs_every_example_by_its_own_weight(batch_size):
+    model, problem, _ = fitted_mlp()
+    weights = np.linspace(0.1, 2.0, 40) / 40
+    study = uw.Study(
+        model, (problem.X, problem.y), loss="cross_entropy", penalty=0.05, weights=weights, batch_size=batch_size
+    )
+    losses = nn.functional.cross_entropy(
+        model(torch.as_tensor(problem.X)), torch.as_tensor(problem.y), reduction="none"
+    )
+    value = torch.as_tensor(weights) @ losses + 0.025 * sum(p.square().sum() for p in model.parameters())
+    expected = torch.cat([g.reshape(-1) for g in torch.autograd.grad(value, list(model.parameters()))])
+    torch.testing.assert_close(study.fitted.stationarity.gradient, expected)
+
+
 def test_reordering_examples_reorders_the_columns():
     order = np.random.default_rng(0).permutation(40)
     study, query = net_study()

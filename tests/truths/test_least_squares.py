@@ -8,6 +8,7 @@ from sklearn.linear_model import LinearRegression, Ridge
 
 import upweight as uw
 from cases import Problem, regression
+from upweight.evaluate.refit import refit
 
 TIGHT = 1e-10
 
@@ -73,6 +74,18 @@ def torch_line(data: Problem, theta: np.ndarray, w: np.ndarray, lam: float, prot
     return uw.Study(
         model.eval(), (data.X, data.y[:, None]), loss="squared_error", weights=w, penalty=uw.L2(lam), protocol=protocol
     )
+
+
+@pytest.mark.parametrize("protocol", ["fixed_mean", "fixed_total"])
+def test_a_real_refit_keeps_or_shares_the_penalty_as_the_protocol_says(protocol):
+    data, lam = regression(seed=1), 0.3
+    w = np.full(40, 1 / 40)
+    theta = least_squares(data.X, data.y, w, np.full(4, lam))
+    study = torch_line(data, theta, w, lam, protocol)
+    w[[3, 8]] = 0
+    scale = 38 / 40 if protocol == "fixed_mean" else 1.0
+    found = refit(study.fitted, torch.as_tensor(w))
+    np.testing.assert_allclose(found, least_squares(data.X, data.y, w, np.full(4, lam * scale)), atol=TIGHT)
 
 
 def test_the_two_protocols_give_different_numbers():

@@ -69,7 +69,7 @@ def read_weights(weights: Any, count: int) -> Tensor:
     """
     if weights is None:
         return torch.full((count,), 1 / count, dtype=torch.float64)
-    found = torch.as_tensor(np.asarray(weights), dtype=torch.float64)
+    found = torch.tensor(np.asarray(weights), dtype=torch.float64)  # a copy: the caller may write to theirs
     if found.shape != (count,):
         raise ShapeError(
             f"found weights of shape {tuple(found.shape)} for {count} training examples. Expected ({count},)."

@@ -1,0 +1,148 @@
+"""Run every row in a process of its own, hold its scores against the truth, and write docs/performance.md.
+
+    make bench                              all workloads, peers included
+    python benchmarks/run.py softmax lines  some of them
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from measured import DATA
+from tqdm import tqdm
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parent / "docs" / "performance.md"
+RESULTS = DATA / "bench.json"
+PEERS = HERE / ".peers" / "bin" / "python"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the table: a script, the environment it runs in, and how long it may take."""
+
+    name: str
+    label: str
+    script: str
+    peer: bool = False
+    limit: int = 180
+
+
+WORKLOADS = {
+    "softmax": (
+        "Exact influence, 10-class softmax on 9,000 digits (p = 7,850), 100 queries × 9,000 points",
+        [
+            Entry("softmax-truth", "truth: Grams and Cholesky in NumPy, float64", "softmax/truth.py"),
+            Entry("softmax-upweight", "**upweight**, `order=\"first\"`", "softmax/ours.py"),
+            Entry("softmax-upweight-float32", "**upweight**, float32 model", "softmax/ours.py"),
+            Entry("softmax-upweight-cholesky", "upweight, `solver=\"cholesky\"`", "softmax/ours.py"),
+            Entry("softmax-upweight-corrected", "upweight, leverage-corrected drop", "softmax/ours.py"),
+            Entry("softmax-pydvl-block-cg", "pyDVL, block CG", "softmax/peers.py", True),
+            Entry("softmax-pydvl-cg", "pyDVL, CG one query at a time", "softmax/peers.py", True),
+            Entry("softmax-captum-naive", "captum, naive at full rank", "softmax/peers.py", True, 300),
+            Entry("softmax-dattri-cg", "dattri, CG", "softmax/peers.py", True),
+            Entry("softmax-dattri-explicit", "dattri, explicit", "softmax/peers.py", True),
+            Entry("softmax-kronfluence-ekfac", "kronfluence, EK-FAC (approximate)", "softmax/peers.py", True),
+        ],
+    ),
+    "lines": (
+        "Deletion diagnostics at n = 100,000, p = 51: I_up,params of every point, and the drop of 20 queries' loss",
+        [
+            Entry("ols-by-hand", "least squares, closed form by hand in NumPy", "lines/by_hand.py"),
+            Entry("ols-upweight", "**upweight**, least squares", "lines/ours.py"),
+            Entry("logit-by-hand", "logistic, closed form by hand in NumPy", "lines/by_hand.py"),
+            Entry("logit-upweight", "**upweight**, logistic", "lines/ours.py"),
+            Entry("logit-statsmodels", "statsmodels Logit `d_params`", "lines/peers.py"),
+            Entry("ols-statsmodels", "statsmodels OLS `dfbetas`", "lines/peers.py"),
+        ],
+    ),
+}
+TRUTHS = {"softmax": "softmax-truth", "ols": "ols-by-hand", "logit": "logit-by-hand"}
+
+
+def run(entry: Entry) -> dict:
+    """The record a row printed; a row over its limit says so."""
+    python = str(PEERS) if entry.peer else sys.executable
+    environment = os.environ | {"PYTHONPATH": str(HERE)}
+    try:
+        found = subprocess.run(
+            [python, entry.script, entry.name],
+            cwd=HERE,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=entry.limit,
+        )
+    except subprocess.TimeoutExpired:
+        return {"name": entry.name, "failure": f"> {entry.limit} s, stopped"}
+    lines = [line for line in found.stdout.splitlines() if line.startswith("{")]
+    if found.returncode or not lines:
+        return {"name": entry.name, "failure": (found.stderr.strip().splitlines() or ["no output"])[-1][:90]}
+    return json.loads(lines[-1]) | agreement(entry.name)
+
+
+def agreement(name: str) -> dict:
+    """Relative error, Pearson and slope of a row's scores against the truth of its workload."""
+    truth, mine = DATA / "scores" / f"{TRUTHS[name.split('-')[0]]}.npy", DATA / "scores" / f"{name}.npy"
+    if not mine.exists() or truth == mine:
+        return {}
+    a, b = np.load(truth), np.load(mine)
+    slope = float((a * b).sum() / (b * b).sum())
+    error = float(np.linalg.norm(a - b) / np.linalg.norm(a))
+    return {"error": error, "pearson": float(np.corrcoef(a.ravel(), b.ravel())[0, 1]), "slope": slope}
+
+
+def line(entry: Entry, record: dict) -> str:
+    """One row of the table."""
+    if "failure" in record:
+        return f"| {entry.label} | {record['failure']} | | | | | | |"
+    phases = " + ".join(f"{name} {seconds:.3g}" for name, seconds in record["seconds"].items())
+    total = sum(record["seconds"].values())
+    epochs = f"{total / record['epoch']:,.0f}" if record["epoch"] else ""
+    numbers = [f"{record[key]:.{digits}}" if key in record else "" for key, digits in FIGURES]
+    return f"| {entry.label} | {total:.3g} | {phases} | {epochs} | {record['peak_mb']:,.0f} | {' | '.join(numbers)} |"
+
+
+FIGURES = (("error", "1e"), ("pearson", "5f"), ("slope", "4f"))
+HEAD = "| method | seconds | of which | × T_epoch | peak MB | relative error | Pearson | slope |\n|---|---|---|---|---|---|---|---|"
+
+
+def page(records: dict[str, dict]) -> str:
+    """docs/performance.md, whole."""
+    parts = [
+        "# Performance",
+        "Generated by `make bench`; do not edit. Every row is a process of its own on the same machine in the same run. T_epoch is one plain "
+        "forward and backward pass over the training set in that process; peak MB is the whole process, imports included. Error, "
+        "Pearson and slope are of the scores against the truth named first in each table.",
+        f"Machine: {os.cpu_count()} CPU cores, {platform.machine()}; Python {platform.python_version()}. Peers: `benchmarks/peers.txt`.",
+    ]
+    for title, entries in WORKLOADS.values():
+        known = [line(entry, records[entry.name]) for entry in entries if entry.name in records]
+        if known:
+            parts += [f"## {title}", "\n".join([HEAD, *known])]
+    notes = HERE / "notes.md"
+    return "\n\n".join([*parts, notes.read_text("utf-8").strip()]) + "\n"
+
+
+def main(wanted: list[str]) -> None:
+    """Run what is wanted, keep what was measured before, and write the page."""
+    records = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
+    entries = [entry for name in (wanted or WORKLOADS) for entry in WORKLOADS[name][1]]
+    for entry in (bar := tqdm(entries, unit="row")):
+        bar.set_postfix_str(entry.name)
+        records[entry.name] = run(entry) | {"when": time.strftime("%Y-%m-%d")}
+        RESULTS.write_text(json.dumps(records, indent=1), "utf-8")
+        tqdm.write(line(entry, records[entry.name]))
+    PAGE.write_text(page(records), "utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
