@@ -123,7 +123,9 @@ def test_effects_are_arrays_where_arrays_are_wanted(study):
 
 def test_ids_must_fit_the_values():
     with pytest.raises(uw.errors.ShapeError, match="one id a row"):
-        Effects(np.zeros((2, 2)), np.arange(3), np.arange(2), "drop", "loss", "nats", "first", "fixed_mean", "")
+        Effects(
+            np.zeros((2, 2)), np.arange(3), np.arange(2), "drop", "response", "loss", "nats", "first", "fixed_mean", ""
+        )
 
 
 def test_several_outputs_name_the_query_and_the_output():

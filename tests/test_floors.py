@@ -12,14 +12,15 @@ import upweight
 ROOT = Path(upweight.__file__).parent
 FLOORS = {
     1: ["errors", "_typing"],
-    2: ["space"],
+    2: ["space", "router"],
     3: ["linop", "store"],
     4: ["tiles", "solve", "objective"],
     5: ["gradients", "influence", "adapters"],
     6: ["curvature"],
     7: ["fitted", "questions", "evaluate", "report"],
     8: ["study"],
-    9: ["demo", "cli", "__init__"],
+    9: ["frameworks"],
+    10: ["demo", "cli", "__init__"],
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 ALGEBRA = {"linop", "solve", "tiles", "influence"}

@@ -68,7 +68,10 @@ def test_parameters_are_the_derivative_and_drop_of_parameters_is_the_refit(line)
     np.testing.assert_allclose(study.parameters().values[:, 0], [0.6 - 1.1, 0.9 - 1.1, 1.8 - 1.1])
     np.testing.assert_allclose(study.drop(measure="parameters").values[0], [0.25, 0.1, -0.35])
     assert study.parameters([2]).values.shape == (1, 1)
-    assert study.parameters([2]).train_ids.tolist() == ["weight[0,0]"]
+    rows = study.parameters([2])
+    assert rows.train_ids.tolist() == [2] and rows.names.tolist() == ["weight[0,0]"]
+    assert rows.to_pandas().loc[2, "weight[0,0]"] == rows.values[0, 0] == np.asarray(rows)[0, 0] and len(rows) == 1
+    assert "derivative of 1 parameters in the weight of 1 training point" in repr(rows)
 
 
 def test_adding_a_point_again_is_the_opposite_of_dropping_it_to_first_order(line):

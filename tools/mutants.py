@@ -57,34 +57,34 @@ MUTANTS = [
     ),
     Mutant(
         "dropped wᵢ in the change rows",
-        "questions/answer.py",
-        "if unit else sign * weights",
-        "if unit else torch.full_like(weights, sign / len(weights))",
+        "questions/points.py",
+        "point_tiles(fitted, places, -fitted.weights[places], question.pending)",
+        "point_tiles(fitted, places, torch.full_like(fitted.weights[places], -1 / len(fitted.weights)), question.pending)",
     ),
     Mutant(
         "dropped wᵢ in the own curvature",
-        "questions/answer.py",
+        "questions/terms.py",
         "loss.hessian(outputs, targets).double() * amount[:, None, None]",
         "loss.hessian(outputs, targets).double() * amount.sign()[:, None, None]",
     ),
     Mutant(
         "self-influence without wᵢ",
         "questions/points.py",
-        "return found * fitted.weights.cpu().numpy() if weighted_once else found",
-        "return found",
+        "return own * fitted.weights.cpu().numpy()",
+        "return own",
     ),
     Mutant(
         "bias and weight swapped",
-        "tiles.py",
-        "rows[:, self.weight] = matrix[..., :columns].reshape(len(matrix), -1)",
-        "rows[:, self.weight] = matrix[..., -columns:].reshape(len(matrix), -1)",
+        "space.py",
+        "weight = matrix[..., :columns]",
+        "weight = matrix[..., -columns:]",
     ),
-    Mutant("bias read from the first column", "tiles.py", "matrix[..., -1]", "matrix[..., 0]"),
+    Mutant("bias read from the first column", "space.py", "matrix[..., -1]", "matrix[..., 0]"),
     Mutant(
         "weights laid out transposed",
-        "tiles.py",
-        "rows[:, self.weight].reshape(len(rows), self.outputs, -1)",
-        "rows[:, self.weight].reshape(len(rows), -1, self.outputs).transpose(1, 2)",
+        "space.py",
+        "shape = (-1, self.outputs) if self.transposed else (self.outputs, -1)",
+        "shape = (self.outputs, -1) if self.transposed else (-1, self.outputs)",
     ),
     Mutant("protocol swapped", "fitted.py", 'if self.protocol == "fixed_total"', 'if self.protocol == "fixed_mean"'),
     Mutant(
@@ -102,14 +102,14 @@ MUTANTS = [
     Mutant(
         "group step: flipped sign",
         "influence/newton.py",
-        "return -(gradient_change @ remaining.T)",
-        "return (gradient_change @ remaining.T)",
+        "return -(gradient_change @ solver.T)",
+        "return gradient_change @ solver.T",
     ),
     Mutant(
         "off-by-one training ids",
         "questions/points.py",
-        "return ask.fitted.objective.examples.ids[places]",
-        "return ask.fitted.objective.examples.ids[places - 1]",
+        "return question.fitted.objective.examples.ids[places]",
+        "return question.fitted.objective.examples.ids[places - 1]",
     ),
     Mutant("ids taken for positions", "fitted.py", "[self._places[item] for item", "[int(item) for item"),
     Mutant(
@@ -166,7 +166,7 @@ MUTANTS = [
     ),
     Mutant(
         "couplings of two outputs mixed up",
-        "tiles.py",
+        "tiles/jacobians.py",
         "found[:, column, row] = found[:, row, column]",
         "found[:, column, row] = found[:, row, row]",
     ),
@@ -248,8 +248,8 @@ MUTANTS = [
     Mutant(
         "refits keep the whole penalty",
         "evaluate/refit.py",
-        "target = Target(fitted.engine, weights, 1.0 + float(removed[0]))",
-        "target = Target(fitted.engine, weights, 1.0)",
+        "(1.0 + removed) * fitted",
+        "1.0 * fitted",
     ),
     Mutant(
         "perturb without wᵢ",
@@ -261,7 +261,7 @@ MUTANTS = [
     Mutant(
         "an added point weighs one",
         "questions/points.py",
-        "weight = ask.fitted.objective.total_weight / ask.fitted.objective.count",
+        "weight = fitted.objective.total_weight / fitted.objective.count",
         "weight = 1.0",
     ),
     Mutant(
@@ -273,8 +273,8 @@ MUTANTS = [
     Mutant(
         "replacing keeps the old example",
         "questions/points.py",
-        "old = _terms(fitted, Chosen(fitted.objective.examples, places), -weights)",
-        "old = _terms(fitted, Chosen(fitted.objective.examples, places), 0 * weights)",
+        "leaving = terms(fitted, Chosen(fitted.objective.examples, places), -weights)",
+        "leaving = terms(fitted, Chosen(fitted.objective.examples, places), 0 * weights)",
     ),
     Mutant(
         "suspects from the bottom",
@@ -301,6 +301,33 @@ MUTANTS = [
         "answer, taken = answer - correction, taken + used",
     ),
     Mutant(
+        "block CG ignores the gauge",
+        "solve/cg.py",
+        "rows = off_gauge(rows.double(), self.gauge)",
+        "rows = rows.double()",
+    ),
+    Mutant(
+        "a softmax without its rank-one part in the thin curvature",
+        "objective/losses.py",
+        "return ThinHessian(p, p)",
+        "return ThinHessian(p)",
+    ),
+    Mutant(
+        "the second Newton step is lost", "questions/whole.py", "return move + step if closer else move", "return move"
+    ),
+    Mutant(
+        "a small group loses its share of the penalty",
+        "questions/whole.py",
+        "one, solver = Changes(jacobian, push, curvature, share)",
+        "one, solver = Changes(jacobian, push, curvature, 0.0)",
+    ),
+    Mutant(
+        "damping is not added",
+        "linop/operator.py",
+        "matrix.diagonal().add_(self.damping)",
+        "matrix.diagonal().add_(0.0)",
+    ),
+    Mutant(
         "the gauge is not looked for",
         "curvature/gauge.py",
         'if objective.loss.kind != "class":',
@@ -309,8 +336,8 @@ MUTANTS = [
     Mutant(
         "half of the Gauss-Newton matrix",
         "curvature/ggn.py",
-        "engine.jacobian(batch).add_gram(curvature, matrix)",
-        "engine.jacobian(batch).add_gram(curvature / 2, matrix)",
+        "add_gram(objective.loss.hessian(*engine.outputs(batch)) * weights, matrix)",
+        "add_gram(objective.loss.hessian(*engine.outputs(batch)) * weights / 2, matrix)",
     ),
 ]
 

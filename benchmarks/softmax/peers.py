@@ -38,7 +38,7 @@ def captum(row: Row, model, X, y, Xt, yt):
             model,
             TensorDataset(X, y),
             file.name,
-            loss_fn=torch.nn.CrossEntropyLoss(reduction="sum"),
+            loss_fn=torch.nn.CrossEntropyLoss(reduction="none"),
             batch_size=1000,
             projection_dim=sum(p.numel() for p in model.parameters()),
             hessian_reg=len(X) * PENALTY,
@@ -82,7 +82,7 @@ def kronfluence(row: Row, model, X, y, Xt, yt):
         def compute_measurement(self, batch, model):
             return torch.nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="sum")
 
-    task = Softmax()
+    task, model = Softmax(), torch.nn.Sequential(model)
     with tempfile.TemporaryDirectory() as folder:
         analyzer = Analyzer("softmax", prepare_model(model, task), task, cpu=True, output_dir=folder, disable_tqdm=True)
         with row.phase("fit"):

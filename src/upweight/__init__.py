@@ -1,13 +1,14 @@
 """upweight: what would change about a fitted model if its training data changed."""
 
 from upweight import curvature, errors, linop
+from upweight.frameworks import from_sklearn
 from upweight.gradients import rows
 from upweight.influence.effects import Effects, load
 from upweight.influence.formula import effect
 from upweight.objective.losses import smooth_hinge
 from upweight.objective.penalties import L2
 from upweight.solve.inverse import inverse
-from upweight.study import Study, from_sklearn
+from upweight.study import Study
 
 __version__ = "0.1.0"
 

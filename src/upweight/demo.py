@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from upweight.errors import MissingExtraError
-from upweight.report.page import render_page
-from upweight.study import from_sklearn
+from upweight.frameworks import from_sklearn
 
 HELD_OUT = 360
 QUERIES = 40
@@ -29,11 +28,23 @@ class Digits:
     labels: np.ndarray
     """The right labels of the training images."""
 
+    @property
+    def points(self) -> int:
+        """How many images are trained on."""
+        return len(self.labels)
+
+    def corrected(self, found: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """The training set with some of its labels put right."""
+        labels = self.train[1].copy()
+        labels[found] = self.labels[found]
+        return self.train[0], labels
+
 
 @dataclass(frozen=True)
 class Outcome:
     """What the demonstration found."""
 
+    points: int
     planted: int
     found: int
     found_by_loss: int
@@ -70,34 +81,36 @@ def run_demo(folder: str | Path = ".", seed: int = 0, progress: bool = True) -> 
     """Fit, find the planted labels, predict, refit for real, and write ``report.html``."""
     started = time.perf_counter()
     digits = planted_digits(seed)
-    from sklearn.linear_model import LogisticRegression
-
-    classifier = LogisticRegression(C=0.1, tol=1e-10, max_iter=5000).fit(*digits.train)
+    classifier = fit(digits.train)
     study = from_sklearn(classifier, *digits.train)
-    suspects = study.mislabeled(len(digits.train[1]))
     planted = set(digits.planted.tolist())
-    looked = len(planted)
-    by_loss = suspects.nsmallest(looked, "loss_rank")["train"]
+    suspects = study.mislabeled(len(planted))
+    found = sorted(planted & set(suspects["train"]))
+    by_loss = study.mislabeled(digits.points).nsmallest(len(planted), "loss_rank")["train"]
     queries = (digits.test[0][:QUERIES], digits.test[1][:QUERIES])
     calibration = study.check(queries, refits=REFITS, seed=seed, progress=progress)
-    found = sorted(planted & set(suspects["train"][:looked]))
-    corrected = digits.train[1].copy()
-    corrected[found] = digits.labels[found]
-    cleaned = LogisticRegression(C=0.1, max_iter=5000).fit(digits.train[0], corrected)
     page = Path(folder) / "report.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    images = dict(enumerate(digits.train[0].reshape(-1, 8, 8)))
-    page.write_text(render_page(suspects, calibration, study.trust(), repr(study), images, planted), "utf-8")
+    images = digits.train[0].reshape(-1, 8, 8)
+    study.report(page, images=images, truth=digits.planted.tolist(), calibration=calibration)
     return Outcome(
-        planted=looked,
+        points=digits.points,
+        planted=len(planted),
         found=len(found),
         found_by_loss=len(planted & set(by_loss)),
-        looked_at=looked,
+        looked_at=len(planted),
         accuracy=float(classifier.score(*digits.test)),
-        accuracy_corrected=float(cleaned.score(*digits.test)),
+        accuracy_corrected=float(fit(digits.corrected(found)).score(*digits.test)),
         slope=calibration.slope,
         pearson=calibration.pearson,
         refits=len(calibration.train_ids),
         seconds=time.perf_counter() - started,
         page=str(page),
     )
+
+
+def fit(train: tuple[np.ndarray, np.ndarray]) -> Any:
+    """Softmax regression with scikit-learn, to a tight tolerance."""
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=0.1, tol=1e-10, max_iter=5000).fit(*train)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,22 +13,20 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.adapters import Adapted
-from upweight.curvature import shift_gauge
-from upweight.curvature.ggn import ggn_of
-from upweight.curvature.hessian import hessian_of
-from upweight.curvature.products import block_inverse, steps_cost
+from upweight.curvature import ggn, hessian, shift_gauge
+from upweight.curvature.gauge import typical_product
+from upweight.curvature.products import LinearHessian, kronecker_preconditioner, linear_hessian
 from upweight.errors import BudgetError, ConfigError, IndexOutOfRange, ModeWarning, listing
 from upweight.gradients import Engine, LinearEngine, Stationarity, engine_for, measure_stationarity
 from upweight.gradients.probe import probe
 from upweight.linop import Dense
 from upweight.objective import Objective
-from upweight.solve import CholeskyInverse, Inverse, inverse
+from upweight.router import dense_bytes, route_inverse
+from upweight.solve import BlockCG, CholeskyInverse, Inverse, Verdict, inverse
 
 PROTOCOLS = ("as_refit", "fixed_mean", "fixed_total")
 CURVATURES = ("auto", "hessian", "ggn")
 SOLVERS = ("auto", "cholesky", "block_cg")
-MATRICES_HELD = 3
-"""H, its factor and its inverse: what the dense path keeps in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -92,65 +89,82 @@ class Fitted:
         return self.objective.penalty.gradient(self.objective.theta.double())
 
     def shares(self, weights: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
-        """ρ: the part of the penalty that goes with these weights under the protocol."""
+        """ρ: the part of the penalty that goes with each of these weights under the protocol."""
         if self.protocol == "fixed_total" or self.objective.penalty.empty:
             return torch.zeros_like(weights)
         return weights / self.objective.total_weight
 
+    def share(self, weight: float) -> float:
+        """ρ of one weight."""
+        return float(self.shares(torch.tensor([weight], dtype=torch.float64))[0])
+
     @cached_property
-    def hessian(self) -> Dense:
-        """H (or the Gauss-Newton matrix), with damping, dense in float64.
+    def curvature(self) -> Dense:
+        """H, or the Gauss-Newton matrix where that was asked for, dense in float64, without damping.
 
         Raises:
             BudgetError: it does not fit.
         """
         self.require_memory()
-        found = ggn_of(self.engine) if self.settings.curvature == "ggn" else hessian_of(self.engine)
-        found.matrix.diagonal().add_(self.damping)
-        return found
+        return ggn(self.engine) if self.settings.curvature == "ggn" else hessian(self.engine)
 
     @cached_property
     def gauge(self) -> Float[Tensor, "g p"] | None:
         """Directions that change no output."""
-        return None if self.damping else shift_gauge(self.objective, self.hessian.matrix)
+        return None if self.damping else shift_gauge(self.objective, self.curvature)
 
     @cached_property
     def inverse(self) -> CholeskyInverse:
-        """H⁻¹ by Cholesky.
+        """(H + λI)⁻¹ by Cholesky.
 
         Raises:
-            IndefiniteCurvature: H is not positive definite.
+            IndefiniteCurvature: H + λI is not positive definite.
         """
         return self.inverse_with(0.0)
 
     def inverse_with(self, share: float) -> CholeskyInverse:
-        """(H + ρ∇²r)⁻¹; the last one asked for is kept."""
+        """(H + λI + ρ∇²r)⁻¹; the last one asked for is kept."""
         if share not in self._inverses:
-            matrix = self.hessian.matrix
-            if share:
-                matrix = matrix.clone()
-                matrix.diagonal().add_(share * self.objective.penalty.diagonal.to(matrix))
+            operator = self.curvature if not share else self._with_penalty(share)
             for old in [key for key in self._inverses if key]:
                 del self._inverses[old]
-            found = inverse(Dense(matrix, is_symmetric=True), self.gauge)
+            found = inverse(operator.damped(self.damping), self.gauge)
             assert isinstance(found, CholeskyInverse)
             self._inverses[share] = found
         return self._inverses[share]
 
+    def _with_penalty(self, share: float) -> Dense:
+        matrix = self.curvature.matrix.clone()
+        matrix.diagonal().add_(share * self.objective.penalty.diagonal.to(matrix))
+        return Dense(matrix, is_symmetric=True)
+
     def row_inverse(self, count: int) -> Inverse:
-        """The cheapest exact H⁻¹ for this many rows: dense where it is at hand or pays, else block CG."""
-        if "inverse" in self.__dict__ or not isinstance(self.engine, LinearEngine):
+        """The cheapest exact (H + λI)⁻¹ for this many rows of a linear model; Cholesky for the rest."""
+        if not isinstance(self.engine, LinearEngine):
             return self.inverse
         wanted = self.settings.solver
-        cheaper = steps_cost(self.engine, count) < self.dense_cost() or not self.fits
-        if wanted == "block_cg" or (wanted == "auto" and cheaper):
-            return block_inverse(self.engine, self.damping)
+        if wanted == "auto":
+            wanted = route_inverse(self.objective.count, self.objective.space.size, count, self.settings.budget)
+        exact = linear_hessian(self.engine, self.damping) if wanted == "block_cg" else None
+        if exact is not None:
+            return self._iterative(exact)
+        if self.settings.solver == "block_cg":
+            raise ConfigError(
+                f"solver='block_cg' found the loss {self.objective.loss.name!r}, whose curvature has no thin form. Expected cross_entropy or a loss of one term an output; use solver='cholesky'."
+            )
         return self.inverse
 
-    def dense_cost(self) -> float:
-        """FLOPs to form, factor and solve with the dense H: Grams of a linear model, and p³/3."""
-        p, n = self.objective.space.size, self.objective.count
-        return float(n) * p * p + p**3 / 3
+    def _iterative(self, exact: LinearHessian) -> BlockCG:
+        fast = exact.single()
+        gauge = None if self.damping else shift_gauge(self.objective, exact)
+        mean = typical_product(exact, self.objective.theta.double())
+        verdict = Verdict(
+            "block conjugate gradients",
+            damping=self.damping,
+            damping_share=self.damping / mean,
+            gauge=0 if gauge is None else len(gauge),
+        )
+        return BlockCG(fast, exact, kronecker_preconditioner(fast), gauge, verdict=verdict)
 
     @cached_property
     def pending(self) -> Float[Tensor, "p"]:
@@ -158,20 +172,16 @@ class Fitted:
         return self.stationarity.gradient @ self.inverse.T
 
     @property
-    def dense_bytes(self) -> int:
-        """What the exact dense path holds at once."""
-        return MATRICES_HELD * 8 * self.objective.space.size**2
-
-    @property
     def fits(self) -> bool:
-        """True when the dense path is within the budget."""
-        return self.dense_bytes <= self.settings.budget
+        """True when the dense road is within the budget."""
+        return dense_bytes(self.objective.space.size) <= self.settings.budget
 
     def require_memory(self) -> None:
         """Refuse a dense matrix that does not fit, before it is formed."""
         if not self.fits:
+            needed = dense_bytes(self.objective.space.size)
             raise BudgetError(
-                f"p = {self.objective.space.size:,} parameters: the exact Hessian, its factor and its inverse need {self.dense_bytes:,} bytes ({self.dense_bytes / 2**30:,.1f} GiB); "
+                f"p = {self.objective.space.size:,} parameters: the exact Hessian, its factor and its inverse need {needed:,} bytes ({needed / 2**30:,.1f} GiB); "
                 f"expected at most the budget of {self.settings.budget:,} bytes. Track fewer parameters (parameters='head.*'), raise memory=, or, "
                 "for a model linear in its parameters, ask for order='first' with solver='block_cg'."
             )
@@ -188,8 +198,10 @@ class Fitted:
         wanted = np.atleast_1d(np.asarray(which))
         if wanted.dtype == bool:
             raise ConfigError("which= found booleans. Expected positions or ids; use numpy.flatnonzero(mask).")
+        if not len(wanted):
+            raise ConfigError("which= is empty. Expected at least one training point; leave which out for all of them.")
         missing = [item for item in wanted.tolist() if item not in self._places]
-        if missing or not len(wanted):
+        if missing:
             raise IndexOutOfRange(
                 f"no training point is called {listing(missing)}. Expected ids among {listing(ids.tolist(), 3)} ({len(ids)} points); correct which=."
             )
@@ -215,10 +227,3 @@ def prepare(adapted: Adapted, settings: Settings) -> Fitted:
     engine = engine_for(adapted.objective)
     probe(engine)
     return Fitted(adapted, settings, engine, measure_stationarity(engine))
-
-
-def described(names: Sequence[Any]) -> np.ndarray:
-    """Names as an id array that keeps tuples whole."""
-    found = np.empty(len(names), dtype=object)
-    found[:] = list(names)
-    return found

@@ -1,4 +1,4 @@
-"""The parameter space: which tensors θ is made of, in which order, and where each one lies."""
+"""The parameter space: which tensors θ is made of, in which order, and where each one, or each linear map, lies."""
 
 import fnmatch
 from collections.abc import Mapping, Sequence
@@ -56,6 +56,109 @@ class ParameterSpace:
     def coordinates(self) -> list[str]:
         """A name for every coordinate of θ: ``weight[0,3]``, or the bare name of a scalar."""
         return [label for name, shape in zip(self.names, self.shapes, strict=True) for label in _cells(name, shape)]
+
+
+@dataclass(frozen=True)
+class FlatLayout:
+    """Where a parameter without further structure lies in θ."""
+
+    size: int
+    where: slice
+
+    @property
+    def width(self) -> int:
+        """How many coordinates it has."""
+        return self.where.stop - self.where.start
+
+    def gather(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k q"]:
+        """Its coordinates of rows of θ."""
+        return rows[:, self.where]
+
+    def scatter(self, rows: Float[Tensor, "k q"], total: Float[Tensor, "k p"]) -> None:
+        """Put its coordinates into rows of θ, in place."""
+        total[:, self.where] = rows
+
+
+@dataclass(frozen=True)
+class LinearLayout:
+    """Where the weight (o, i) and the bias (o,) of one linear map lie in θ.
+
+    The bias is the last column of the augmented weight, whose inputs carry a constant 1. A transposed
+    weight is kept as (i, o).
+    """
+
+    outputs: int
+    size: int
+    weight: slice | None
+    bias: slice | None
+    transposed: bool = False
+
+    @property
+    def inputs(self) -> int:
+        """i, the constant included where there is a bias."""
+        columns = 0 if self.weight is None else (self.weight.stop - self.weight.start) // self.outputs
+        return columns + (self.bias is not None)
+
+    def matrix(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k o i"]:
+        """Rows of parameters as augmented weights."""
+        parts = []
+        if self.weight is not None:
+            shape = (-1, self.outputs) if self.transposed else (self.outputs, -1)
+            weight = rows[:, self.weight].reshape(len(rows), *shape)
+            parts.append(weight.mT if self.transposed else weight)
+        if self.bias is not None:
+            parts.append(rows[:, self.bias].unsqueeze(-1))
+        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+
+    def rows(self, matrix: Float[Tensor, "k o i"]) -> Float[Tensor, "k p"]:
+        """Augmented weights as rows of parameters."""
+        rows = matrix.new_zeros(len(matrix), self.size)
+        self.scatter(matrix.flatten(1), rows)
+        return rows
+
+    @property
+    def width(self) -> int:
+        """How many coordinates of θ it covers."""
+        return self.outputs * self.inputs
+
+    def gather(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k q"]:
+        """Its coordinates of rows of θ, as augmented weights laid flat."""
+        return self.matrix(rows).flatten(1)
+
+    def scatter(self, rows: Float[Tensor, "k q"], total: Float[Tensor, "k p"]) -> None:
+        """Put augmented weights laid flat into rows of θ, in place."""
+        matrix = rows.view(len(rows), self.outputs, self.inputs)
+        columns = self.inputs - (self.bias is not None)
+        if self.weight is not None:
+            weight = matrix[..., :columns]
+            total[:, self.weight] = (weight.mT if self.transposed else weight).reshape(len(rows), -1)
+        if self.bias is not None:
+            total[:, self.bias] = matrix[..., -1]
+
+    def pieces(self, output: int) -> list[tuple[slice, slice]]:
+        """For one output: pairs (where in the augmented inputs, where in θ)."""
+        found, width = [], 0
+        if self.weight is not None:
+            width = (self.weight.stop - self.weight.start) // self.outputs
+            start = self.weight.start + output * width
+            found.append((slice(0, width), slice(start, start + width)))
+        if self.bias is not None:
+            found.append((slice(width, width + 1), slice(self.bias.start + output, self.bias.start + output + 1)))
+        return found
+
+    def read(self, matrix: Float[Tensor, "p p"], row: int, column: int) -> Float[Tensor, "i i"]:
+        """The block of a p × p matrix that couples two outputs."""
+        strips = [torch.cat([matrix[r, c] for _, c in self.pieces(column)], 1) for _, r in self.pieces(row)]
+        return torch.cat(strips, 0)
+
+    def add(self, matrix: Float[Tensor, "p p"], row: int, column: int, block: Float[Tensor, "i i"]) -> None:
+        """Add to the block of a p × p matrix that couples two outputs, in place."""
+        for a, r in self.pieces(row):
+            for b, c in self.pieces(column):
+                matrix[r, c] += block[a, b]
+
+
+Layout = LinearLayout | FlatLayout
 
 
 def matching(names: Sequence[str], patterns: str | Sequence[str]) -> list[str]:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import warnings
+import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
 from torch import nn
 
-from upweight._typing import Index, Tensor
+from upweight._typing import Index
 from upweight.adapters import Adapted
-from upweight.adapters.sklearn import adapt_sklearn
 from upweight.adapters.torch import Form, adapt_module
-from upweight.errors import ApproximationWarning
-from upweight.fitted import Fitted, Settings, prepare
+from upweight.fitted import Settings, prepare
 from upweight.influence.effects import Effects
 from upweight.influence.newton import NewtonStep
+from upweight.influence.parameters import ParameterInfluence
 from upweight.objective import Objective, Penalty
-from upweight.questions import points, sets
-from upweight.questions.ask import Ask
+from upweight.questions import points, whole
 from upweight.questions.perturbation import InputGradient, perturb
+from upweight.questions.question import How, MeasureLike, Question
 from upweight.questions.trust import Trust, trust
 
 if TYPE_CHECKING:
@@ -29,11 +29,16 @@ if TYPE_CHECKING:
 
     from upweight.evaluate.calibration import Calibration
 
-MeasureName = str | Callable[[Tensor, Tensor], Tensor]
-
 
 class Study:
     """Ask a fitted model what its training data did to it. The model is never modified.
+
+    Questions share their arguments: ``query`` is data in the form of the training data; ``measure`` is 'loss',
+    'logit', 'margin', 'probability', 'prediction', 'parameters' (no query), a callable (outputs, targets) → (m,),
+    or over the whole query set 'accuracy', 'auc' or a callable; ``order`` is 'auto', 'newton' (leverage-corrected)
+    or 'first'; ``aggregate`` is None, 'mean', 'sum' or 'set'. They answer with Effects (m, k), m measurements by k
+    changes, in the measurement's own unit; positive means that the change raises the measurement. They warn
+    (NotStationaryWarning, ApproximationWarning) where an answer is less than it seems.
 
     Args:
         model: any ``nn.Module``; it is scored in eval mode and handed back as found.
@@ -48,12 +53,10 @@ class Study:
         penalty: r(θ), e.g. ``uw.L2(1e-2)`` for (λ/2)‖θ‖², PyTorch's weight_decay.
         protocol: what a refit does to the penalty: 'fixed_mean', 'fixed_total', or 'as_refit' (the adapter's).
         ids: a name for every training point; the pandas index or the position by default.
-        curvature: 'hessian' (exact, the default) or 'ggn'.
-        solver: 'auto', 'cholesky' or 'block_cg'.
-        damping: λ added to the curvature; 'auto' adds none to an exact Hessian.
+        curvature: 'auto' (the exact Hessian), 'hessian' or 'ggn'.
+        solver, damping: 'auto', 'cholesky' or 'block_cg'; λ added to the curvature, none for 'auto'.
         batch_size: examples read at a time; no result depends on it.
-        memory: bytes the exact path may take; half of the machine's by default.
-        device: where the model is expected to be.
+        memory, device: bytes the exact road may take (half of the machine's); where the model should be.
 
     Raises:
         InputError, ModelError, ConfigError, NumericalError: see ``upweight.errors``; each message says
@@ -120,7 +123,7 @@ class Study:
         query: Any = None,
         *,
         which: Index | None = None,
-        measure: MeasureName = "loss",
+        measure: MeasureLike = "loss",
         order: str = "auto",
         aggregate: str | None = None,
         estimand: str = "response",
@@ -132,30 +135,25 @@ class Study:
         For a loss, positive means the loss would rise: the point is helpful.
 
         Args:
-            query: data in the form of the training data; None with measure='parameters'.
             which: training points to leave out, by id or position; all by default.
-            measure: 'loss', 'logit', 'margin', 'probability', 'prediction', 'parameters', 'accuracy',
-                'auc', or a callable.
-            order: 'newton' (leverage-corrected), 'first' (−TH⁻¹Cᵀ), or 'auto', the best affordable.
-            aggregate: None, 'mean' or 'sum' over queries; 'set' for a callable over the whole set.
-            estimand: 'response', the change of the proximal response (gᵢ), or 'newton', of the Newton
-                iterate (gᵢ − Hᵢs); they agree at a minimum.
+            estimand: 'response' (gᵢ), or 'newton' (gᵢ − Hᵢs), of the Newton iterate; they agree at a minimum.
 
-        Returns:
-            Effects (m, k), in the unit of the measurement.
+        Raises:
+            IndexOutOfRange: a point that does not exist.
+            IndefiniteCurvature, BudgetError: H is not positive definite, or does not fit.
 
         Error and cost:
             Exact for OLS and ridge. 'newton' errs O(1/n²), where 'first' misses a factor 1/(1 − leverage).
             One dense factorisation, p³/3; then n·p a query, and n·p²/o for the leverages.
         """
-        return points.drop(Ask(self.fitted, query, measure, order, aggregate, estimand), which)
+        return points.drop(Question(self.fitted, query, measure, order, aggregate, estimand), which)
 
     def upweight(
         self,
         query: Any = None,
         *,
         which: Index | None = None,
-        measure: MeasureName = "loss",
+        measure: MeasureLike = "loss",
         aggregate: str | None = None,
         estimand: str = "response",
     ) -> Effects:
@@ -163,119 +161,129 @@ class Study:
 
             −∇φᵀH⁻¹∇ℓᵢ    [KL17 eq. 2]
 
-        The paper's sign: negative means more of the point lowers the loss. Per unit of weight, so a
-        drop is −wᵢ times this, to first order. Under 'fixed_mean' L includes its share of the penalty.
-        """
-        return points.upweight(Ask(self.fitted, query, measure, "first", aggregate, estimand), which)
+        The paper's sign: negative means more of the point lowers the loss. Per unit of weight, so a drop is −wᵢ
+        times this, to first order. Under 'fixed_mean' L includes its share of the penalty.
 
-    def parameters(self, which: Index | None = None, *, estimand: str = "response") -> Effects:
+        Raises:
+            ConfigError: a measure over a set, which has no derivative.
+
+        Error and cost:
+            The exact derivative. m solves, then n·p a query; a linear model with many parameters is solved
+            for by block conjugate gradients, to a relative residual of 1e-7.
+        """
+        return points.upweight(Question(self.fitted, query, measure, "first", aggregate, estimand), which)
+
+    def parameters(self, which: Index | None = None, *, estimand: str = "response") -> ParameterInfluence:
         """I_up,params: the derivative of the parameters with respect to training points' weights.
 
             −H⁻¹∇ℓᵢ    [KL17 A8-A10]
 
         Returns:
-            Effects (k, p): one row a training point, columns named by parameter. For the parameters
-            after a point is left out ask ``drop(measure='parameters')``.
+            ParameterInfluence (k, p): one row a training point, columns named by parameter; positive means
+            that more weight raises the parameter. For the parameters after a point is left out ask
+            ``drop(measure='parameters')``, which is (p, k).
         """
-        return points.parameters(Ask(self.fitted, None, "parameters", "first", None, estimand), which)
+        return points.parameters(Question(self.fitted, None, "parameters", "first", None, estimand), which)
 
-    def drop_group(
-        self,
-        groups: Sequence[Any] | np.ndarray,
-        query: Any = None,
-        *,
-        measure: MeasureName = "loss",
-        order: str = "auto",
-        aggregate: str | None = None,
-    ) -> Effects:
+    def drop_group(self, groups: Sequence[Any] | np.ndarray, query: Any = None, **how: Unpack[How]) -> Effects:
         """Predicted change if a whole group is left out: the Newton step on what remains.
 
             δ_S = (H − H_S)⁻¹ g_S
 
         Args:
             groups: a list of lists of training points, or one label a training point.
+            order: 'newton' is the step above; 'auto' takes a second one from where it lands where the model
+                is linear in its parameters, and says 'two_newton'; 'first' sums first-order effects.
+
+        Raises:
+            ConfigError: an empty group, or labels of the wrong number.
+            IndefiniteCurvature: what remains does not determine the parameters.
 
         Error and cost:
-            With 20 % of the data removed the first order may be off by two thirds, this by a tenth.
-            One p³/3 factorisation a group, or (|S|o)² p where the group is small.
+            With 20 % of the data removed first order may be off by two thirds, one step by a third, two by a
+            tenth. A step is p³/3 a group, or (|S|o)²p for a small one; the second also one pass over the data.
         """
-        return sets.drop_group(Ask(self.fitted, query, measure, order, aggregate), groups)
+        return whole.drop_group(Question(self.fitted, query, **how), groups)
 
-    def reweight(
-        self,
-        weights: Any,
-        query: Any = None,
-        *,
-        measure: MeasureName = "loss",
-        order: str = "auto",
-        aggregate: str | None = None,
-    ) -> Effects:
-        """Predicted change if the training weights become these: rows (k, n) in the unit of the study's weights."""
-        return sets.reweight(Ask(self.fitted, query, measure, order, aggregate), weights)
+    def reweight(self, weights: Any, query: Any = None, **how: Unpack[How]) -> Effects:
+        """Predicted change if the training weights become others: the Newton step on the objective they make.
 
-    def change_penalty(
-        self,
-        penalty: Penalty,
-        query: Any = None,
-        *,
-        measure: MeasureName = "loss",
-        order: str = "auto",
-        aggregate: str | None = None,
-    ) -> Effects:
-        """Predicted change if the model were refitted with another penalty: a λ, ``uw.L2``, or a list of them."""
-        return sets.change_penalty(Ask(self.fitted, query, measure, order, aggregate), penalty)
+            δ = −(H + ΔH)⁻¹ Σᵢ (w′ᵢ − wᵢ)gᵢ
 
-    def relabel(
-        self,
-        labels: Mapping[Any, Any],
-        query: Any = None,
-        *,
-        measure: MeasureName = "loss",
-        order: str = "auto",
-        aggregate: str | None = None,
-    ) -> Effects:
-        """Predicted change if a training point had another label: {point: new label}, one change a point.
+        Args:
+            weights: (k, n), a whole weighting a row, in the unit of the study's weights (1/n each by default).
+            order: as for ``drop_group``.
 
-        change row wᵢ(gᵢ′ − gᵢ)
+        Raises:
+            ShapeError, NonFiniteInput: weights that do not fit the training set, or are not finite.
         """
-        return points.relabel(Ask(self.fitted, query, measure, order, aggregate), labels)
+        return whole.reweight(Question(self.fitted, query, **how), weights)
 
-    def replace(
-        self,
-        which: Index,
-        data: Any,
-        query: Any = None,
-        *,
-        measure: MeasureName = "loss",
-        order: str = "auto",
-        aggregate: str | None = None,
-    ) -> Effects:
-        """Predicted change if training points were replaced by new examples, one for one."""
-        return points.replace_points(Ask(self.fitted, query, measure, order, aggregate), which, data)
+    def change_penalty(self, penalty: Penalty, query: Any = None, **how: Unpack[How]) -> Effects:
+        """Predicted change if the model were refitted with another penalty.
 
-    def add(
-        self,
-        data: Any,
-        query: Any = None,
-        *,
-        measure: MeasureName = "loss",
-        order: str = "auto",
-        aggregate: str | None = None,
-    ) -> Effects:
-        """Predicted change if a new example were added to the training set with weight Σw/n, one change an example."""
-        return points.add(Ask(self.fitted, query, measure, order, aggregate), data)
+            δ = −(H + ∇²r′ − ∇²r)⁻¹ (∇r′ − ∇r)
 
-    def perturb(
-        self, which: Index, query: Any, *, measure: MeasureName = "loss", aggregate: str | None = None
-    ) -> InputGradient:
+        Args:
+            penalty: the new one, or a list of alternatives, one column each: ``uw.L2``, or a bare λ, which acts
+                on the coordinates penalised now. On the scale of the study's objective: a mean loss unless
+                weights say otherwise, so C of LogisticRegression is λ = 1/(nC), alpha of Ridge λ = alpha/n.
+            order: as for ``drop_group``.
+        """
+        return whole.change_penalty(Question(self.fitted, query, **how), penalty)
+
+    def relabel(self, labels: Mapping[Any, Any], query: Any = None, **how: Unpack[How]) -> Effects:
+        """Predicted change if a training point had another label, one change a point.
+
+            change row wᵢ(gᵢ′ − gᵢ), and wᵢ(Hᵢ′ − Hᵢ) for 'newton'
+
+        Args:
+            labels: {training point: new label}, labels in the user's own terms.
+
+        Raises:
+            LabelError: an unknown class, or a label out of range.
+        """
+        return points.relabel(Question(self.fitted, query, **how), labels)
+
+    def replace(self, which: Index, data: Any, query: Any = None, **how: Unpack[How]) -> Effects:
+        """Predicted change if training points were replaced by new examples, one for one.
+
+            change row wᵢ(gᵢ′ − gᵢ), g′ the new example's
+
+        Args:
+            data: as many examples as ``which`` names points, in the form of the training data.
+
+        Raises:
+            ShapeError: not one example a point.
+        """
+        return points.replace_points(Question(self.fitted, query, **how), which, data)
+
+    def add(self, data: Any, query: Any = None, **how: Unpack[How]) -> Effects:
+        """Predicted change if a new example were added to the training set, one change an example.
+
+            change row w·g(z), w = Σwᵢ/n
+
+        Args:
+            data: the new examples, in the form of the training data.
+
+        Raises:
+            InputError: examples that cannot be scored.
+        """
+        return points.add(Question(self.fitted, query, **how), data)
+
+    def perturb(self, which: Index, query: Any, **how: Unpack[How]) -> InputGradient:
         """I_pert,loss: the gradient of each measurement with respect to training inputs.
 
             −∇φᵀH⁻¹ wᵢ∂∇ℓᵢ/∂xᵢ    [KL17 eq. 5]
 
         Returns:
-            InputGradient (m, k, *input): the measurement's change per unit change of an input.
+            InputGradient (m, k, *input): the measurement's change per unit change of an input, wᵢ included. For a
+            Pipeline the inputs are those its last step is given.
+
+        Raises:
+            ConfigError: inputs that are not one floating-point tensor, or a measure without derivative.
         """
-        return perturb(Ask(self.fitted, query, measure, "first", aggregate), which)
+        return perturb(Question(self.fitted, query, **how), which)
 
     def self_influence(self) -> np.ndarray:
         """wᵢ gᵢᵀH⁻¹gᵢ ≥ 0, (n,): by how much its own loss would rise, to first order, were a point left out."""
@@ -295,8 +303,11 @@ class Study:
 
         Returns:
             NewtonStep with .step (exact), .constant, .contribution and .remainder, each (k, p).
+
+        Raises:
+            ConfigError: the study's curvature is not the exact, undamped Hessian.
         """
-        return sets.newton_step(self.fitted, which, epsilon)
+        return points.newton_step(self.fitted, which, epsilon)
 
     def trust(self) -> Trust:
         """How far answers can be believed: stationarity, curvature, solver residual, leverage, in words and numbers."""
@@ -307,7 +318,7 @@ class Study:
         query: Any,
         *,
         refits: int = 30,
-        measure: MeasureName = "loss",
+        measure: MeasureLike = "loss",
         order: str = "auto",
         seed: int = 0,
         train: Callable[..., Any] | None = None,
@@ -318,13 +329,20 @@ class Study:
         Args:
             refits: how many points are left out, half at random and half the most influential.
             train: (weights, seed) → state dict, to refit your own way; Newton from θ̂ otherwise.
+            progress: show a progress bar.
+
+        Returns:
+            Calibration: predicted and refitted changes (m, refits), with slope, correlations and a plot.
+
+        Raises:
+            NotConverged: a refit did not reach a minimum; pass ``train``.
         """
         from upweight.evaluate.calibration import check
 
         return check(
             self.fitted,
             self.drop(query, measure=measure, order=order),
-            Ask(self.fitted, query, measure, order),
+            Question(self.fitted, query, measure, order),
             refits,
             seed,
             train,
@@ -332,49 +350,51 @@ class Study:
         )
 
     def mislabeled(self, k: int = 100) -> pd.DataFrame:
-        """The k training points most likely mislabelled, by self-influence, with loss and confidence beside it."""
+        """The k training points most likely mislabelled, by self-influence [KL17 5.4].
+
+        Returns:
+            A frame with columns train, rank, label, predicted, self_influence, loss, loss_rank and confidence
+            (label, predicted and confidence for classifiers): what self-influence must beat stands beside it.
+        """
         from upweight.evaluate.mislabel import mislabeled
 
         return mislabeled(self.fitted, k)
 
-    def report(self, path: str, *, query: Any, images: Any = None, truth: Any = None, refits: int = 30) -> str:
-        """Write one self-contained HTML page: suspects, and predicted against refitted changes."""
-        from upweight.report.page import write_report
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        query: Any = None,
+        images: Any = None,
+        truth: Sequence[Any] | None = None,
+        refits: int = 30,
+        calibration: Calibration | None = None,
+    ) -> str:
+        """Write one self-contained HTML page: suspects, predicted against refitted changes, and how far to trust them.
 
-        return write_report(self, path, query=query, images=images, truth=truth, refits=refits)
+        Args:
+            query: what to refit for; not needed with a ``calibration`` that ``check`` has returned.
+            images: a grey image a training point, (n, height, width), shown as thumbnails.
+            truth: training points known to be mislabelled, outlined where they are found.
+            refits: how many points are really left out.
 
+        Returns:
+            The path written.
 
-def from_sklearn(
-    fitted: Any,
-    X: Any,
-    y: Any,
-    *,
-    sample_weight: Any = None,
-    ids: Sequence[Any] | None = None,
-    protocol: str = "as_refit",
-    solver: str = "auto",
-    damping: float | str | None = "auto",
-    memory: int | None = None,
-) -> Study:
-    """A study of a fitted LinearRegression, Ridge or LogisticRegression, or of a Pipeline that ends in one.
+        Raises:
+            ShapeError: images that do not match the training points.
+            MissingExtraError: matplotlib, or pillow for images, is not installed.
+        """
+        from upweight.report.page import Page, images_by_id
 
-    Args:
-        fitted: the fitted estimator.
-        X, y: what it was fitted on, transformed by nothing; sparse X is read a batch at a time.
-        sample_weight: as given to fit.
-
-    Returns:
-        A Study of the objective the estimator minimised, on the scale Σwᵢ = 1; queries and labels are in
-        the user's terms. Refitting keeps the total penalty (C, alpha): protocol 'fixed_total'.
-
-    Raises:
-        ModelError: the estimator is unfitted or not supported.
-        InputError: X has other columns than the fit, or y an unknown class.
-    """
-    return Study.of(
-        adapt_sklearn(fitted, (X, y), sample_weight, ids),
-        Settings(protocol, solver=solver, damping=damping, memory=memory),
-    )
-
-
-__all__ = ["ApproximationWarning", "Fitted", "Study", "from_sklearn", "warnings"]
+        pictures = images_by_id(images, self.objective.examples.ids)
+        page = Page(
+            suspects=self.mislabeled(),
+            calibration=calibration or self.check(query, refits=refits),
+            trust=self.trust(),
+            sentence=repr(self),
+            images=pictures,
+            truth=None if truth is None else set(truth),
+        )
+        Path(path).write_text(page.render(), "utf-8")
+        return str(path)

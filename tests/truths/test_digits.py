@@ -9,7 +9,7 @@ import upweight as uw
 from cases import pearson, slope
 from upweight.evaluate.calibration import leave_out
 from upweight.evaluate.refit import refit
-from upweight.questions.ask import Ask
+from upweight.questions.question import Question
 
 QUERIES = 20
 
@@ -31,7 +31,7 @@ def digits():
 
 def test_predictions_equal_warm_refits(digits):
     study, _, query, effects, chosen = digits
-    warm = leave_out(study.fitted, Ask(study.fitted, query, "loss"), chosen)
+    warm = leave_out(study.fitted, Question(study.fitted, query, "loss"), chosen)
     predicted = effects.values[:, chosen]
     per_query = np.array([pearson(warm[q], predicted[q]) for q in range(QUERIES)])
     overlap = np.mean(
@@ -52,7 +52,7 @@ def test_predictions_equal_warm_refits(digits):
 def test_cold_refits_by_the_estimator_itself_agree_with_warm_ones(digits):
     study, (X, y), query, effects, chosen = digits
     picked = chosen[[0, 1, 2, 50, 51]]
-    warm = leave_out(study.fitted, Ask(study.fitted, query, "loss"), picked)
+    warm = leave_out(study.fitted, Question(study.fitted, query, "loss"), picked)
     before = -np.log(
         LogisticRegression(C=0.1, tol=1e-10, max_iter=10000)
         .fit(X, y)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +40,12 @@ class SklearnCodec(Codec):
 
     estimator: Estimator
     classes: np.ndarray | None
-    binary: bool
+    outputs: int
+
+    @property
+    def binary(self) -> bool:
+        """True for two classes told apart by one output."""
+        return self.classes is not None and self.outputs == 1
 
     def read(self, data: Any, what: str, ids: Any = None) -> Examples:
         if isinstance(data, Examples):
@@ -63,7 +68,8 @@ class SklearnCodec(Codec):
 
     def _encode(self, targets: np.ndarray, ids: Any, what: str) -> np.ndarray:
         if self.classes is None:
-            return np.asarray(targets, dtype=float)
+            column = self.outputs == 1 and targets.ndim == 2 and targets.shape[1] == 1
+            return np.asarray(targets[:, 0] if column else targets, dtype=float)
         unknown = ~np.isin(targets, self.classes)
         if unknown.any():
             where = int(np.argmax(unknown))
@@ -105,12 +111,11 @@ def adapt_sklearn(fitted: BaseEstimator, data: tuple[Any, Any], sample_weight: A
     estimator = _take_apart(fitted)
     final = estimator.final
     classes = getattr(final, "classes_", None)
-    binary = classes is not None and len(classes) == 2 and np.shape(final.coef_)[0] == 1
-    codec = SklearnCodec(estimator, classes, binary)
+    codec = SklearnCodec(estimator, classes, len(np.atleast_2d(final.coef_)))
     examples = codec.read(data, "training set", ids)
     labels = np.asarray(data[1])
     weights, notes = _weights(final, labels, sample_weight, estimator.transformers is not None)
-    return Adapted(_objective(final, examples, weights, binary), "fixed_total", codec, notes)
+    return Adapted(_objective(final, examples, weights, codec.binary), "fixed_total", codec, notes)
 
 
 def _objective(final: Any, examples: Examples, weights: Tensor, binary: bool) -> Objective:
@@ -126,17 +131,7 @@ def _objective(final: Any, examples: Examples, weights: Tensor, binary: bool) ->
     total = float(weights.sum())
     penalty = Quadratic(_penalty(final, model, space) / total)
     loss = _loss(final, binary).bound(trailing)
-    return Objective(
-        model, plain_forward, loss, _shaped(examples, trailing), weights / total, penalty, space, theta, trailing
-    )
-
-
-def _shaped(examples: Examples, trailing: tuple[int, ...]) -> Examples:
-    """Targets (n, 1) of a single-output regression as (n,)."""
-    tree = getattr(examples, "tree", None)
-    if tree is not None and not trailing and tree[1].ndim == 2 and tree[1].shape[1] == 1:
-        return replace(examples, tree=(tree[0], tree[1][:, 0]))  # pyright: ignore
-    return examples
+    return Objective(model, plain_forward, loss, examples, weights / total, penalty, space, theta, trailing)
 
 
 def _take_apart(fitted: Any) -> Estimator:

@@ -3,13 +3,14 @@
 import torch
 
 from upweight._typing import Float, Tensor
+from upweight.linop import LinearOperator
 from upweight.objective import Objective
 
 TOLERANCE = 1e-9
-"""‖Hv‖ below this share of the mean eigenvalue is zero: a shift's true product is rounding, 1e-16 an entry."""
+"""‖vH‖ below this share of a typical direction's is zero: a shift's true product is rounding, 1e-16 an entry."""
 
 
-def shift_gauge(objective: Objective, matrix: Float[Tensor, "p p"]) -> Float[Tensor, "g p"] | None:
+def shift_gauge(objective: Objective, curvature: LinearOperator) -> Float[Tensor, "g p"] | None:
     """Orthonormal directions N with N H = 0 because softmax ignores a shift common to all classes.
 
     Candidates are the shifts of each column of a parameter whose leading axis is the classes; each is
@@ -18,15 +19,21 @@ def shift_gauge(objective: Objective, matrix: Float[Tensor, "p p"]) -> Float[Ten
     if objective.loss.kind != "class":
         return None
     classes = objective.trailing[0]
-    found = []
-    scale = float(matrix.diagonal().abs().mean())
+    found, theta = [], objective.theta.double()
+    scale = typical_product(curvature, theta)
     for where, shape in zip(objective.space.slices().values(), objective.space.shapes, strict=True):
         if not shape or shape[0] != classes:
             continue
         width = (where.stop - where.start) // classes
-        shifts = matrix.new_zeros(width, matrix.shape[0])
-        shifts[:, where] = torch.eye(width, dtype=matrix.dtype, device=matrix.device).repeat(1, classes) / classes**0.5
-        flat = (shifts @ matrix).norm(dim=1) <= TOLERANCE * scale
+        shifts = theta.new_zeros(width, len(theta))
+        shifts[:, where] = torch.eye(width, dtype=theta.dtype, device=theta.device).repeat(1, classes) / classes**0.5
+        flat = (shifts @ curvature).norm(dim=1) <= TOLERANCE * scale
         found.append(shifts[flat])
-    directions = torch.cat(found) if found else matrix.new_zeros(0, matrix.shape[0])
+    directions = torch.cat(found) if found else theta.new_zeros(0, len(theta))
     return directions if len(directions) else None
+
+
+def typical_product(curvature: LinearOperator, like: Float[Tensor, "p"]) -> float:
+    """‖vH‖ for a random unit direction v: the root mean square eigenvalue, near enough to compare with."""
+    direction = torch.randn(1, len(like), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like)
+    return float(((direction / direction.norm()) @ curvature).norm())

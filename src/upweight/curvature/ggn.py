@@ -7,23 +7,17 @@ from upweight.linop import Dense
 from upweight.objective import Objective
 
 
-def ggn(objective: Objective) -> Dense:
+def ggn(source: Objective | Engine) -> Dense:
     """The Gauss-Newton matrix, in float64: positive semi-definite for a convex loss, equal to H for a linear model.
 
     Error and cost:
         Leaves out Σ wᵢ ∇_ηℓᵢ·∇²ηᵢ. One Jacobian an example (o backward passes) and n·o·p² products.
     """
-    return ggn_of(engine_for(objective))
-
-
-def ggn_of(engine: Engine) -> Dense:
-    """The Gauss-Newton matrix from an engine already made."""
+    engine = engine_for(source) if isinstance(source, Objective) else source
     objective = engine.objective
     matrix = torch.zeros(objective.space.size, objective.space.size, dtype=torch.float64, device=objective.theta.device)
     for where, batch in engine.batches():
-        curvature = objective.loss.hessian(*engine.outputs(batch)) * objective.weights[where, None, None].to(
-            objective.theta.dtype
-        )
-        engine.jacobian(batch).add_gram(curvature, matrix)
+        weights = objective.weights[where, None, None].to(objective.theta.dtype)
+        engine.jacobian(batch).add_gram(objective.loss.hessian(*engine.outputs(batch)) * weights, matrix)
     matrix.diagonal().add_(objective.penalty.diagonal.to(matrix))
     return Dense(matrix, is_symmetric=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from upweight._typing import Float, Tensor
 from upweight.gradients import Engine, engine_for
 from upweight.linop import Dense
 from upweight.objective import Objective
 
 
-def hessian(objective: Objective) -> Dense:
+def hessian(source: Objective | Engine) -> Dense:
     """H = Σ wᵢ∇²ℓᵢ(θ̂) + ∇²r, written out in float64.
 
     Returns:
@@ -17,14 +16,8 @@ def hessian(objective: Objective) -> Dense:
     Error and cost:
         Exact. Linear models: o(o+1)/2 weighted Grams, n·i² each. Others: p double backward passes.
     """
-    return hessian_of(engine_for(objective))
-
-
-def hessian_of(
-    engine: Engine, weights: Float[Tensor, "n"] | None = None, theta: Float[Tensor, "p"] | None = None
-) -> Dense:
-    """H at other weights or another θ, from an engine already made."""
+    engine = engine_for(source) if isinstance(source, Objective) else source
     objective = engine.objective
-    matrix = engine.hessian(objective.examples, objective.weights if weights is None else weights, theta)
+    matrix = engine.hessian(objective.examples, objective.weights)
     matrix.diagonal().add_(objective.penalty.diagonal.to(matrix))
     return Dense(matrix, is_symmetric=True)

@@ -1,1 +1,1 @@
-"""Predictions held against the truth: refits, calibration, planted label errors."""
+"""Predictions held against the truth: refits, calibration, candidates for wrong labels."""

@@ -16,7 +16,7 @@ from upweight.errors import ConfigError, MissingExtraError
 from upweight.evaluate.refit import refit
 from upweight.fitted import Fitted
 from upweight.influence.effects import Effects
-from upweight.questions.ask import Ask
+from upweight.questions.question import Question
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,7 +111,7 @@ class Calibration:
 def check(
     fitted: Fitted,
     effects: Effects,
-    ask: Ask,
+    question: Question,
     refits: int = 30,
     seed: int = 0,
     train: Callable[[np.ndarray, int], Any] | None = None,
@@ -121,7 +121,7 @@ def check(
     if refits < 2:
         raise ConfigError(f"check found refits={refits}. Expected at least 2, since a slope needs two points.")
     chosen = chosen_points(effects.values, min(refits, fitted.objective.count), seed)
-    refitted = leave_out(fitted, ask, chosen, seed, train, progress)
+    refitted = leave_out(fitted, question, chosen, seed, train, progress)
     return Calibration(
         effects.values[:, chosen], refitted, effects.query_ids, effects.train_ids[chosen], effects.measure, effects.unit
     )
@@ -138,7 +138,7 @@ def chosen_points(values: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 def leave_out(
     fitted: Fitted,
-    ask: Ask,
+    question: Question,
     places: np.ndarray,
     seed: int = 0,
     train: Callable[[np.ndarray, int], Any] | None = None,
@@ -147,21 +147,21 @@ def leave_out(
     """The change of every measurement when each of these points is really left out, (m, k)."""
     again = _trained(fitted, seed, train)
     base = again(fitted.weights)
-    before = measured_at(ask, base)
+    before = measured_at(question, base)
     columns = []
     for place in _watched(places, progress):
         weights = fitted.weights.clone()
         weights[place] = 0.0
-        columns.append(measured_at(ask, again(weights)) - before)
+        columns.append(measured_at(question, again(weights)) - before)
     return torch.stack(columns, 1).cpu().numpy()
 
 
-def measured_at(ask: Ask, theta: Float[Tensor, "p"]) -> Float[Tensor, "r"]:
+def measured_at(question: Question, theta: Float[Tensor, "p"]) -> Float[Tensor, "r"]:
     """The measurement of the asked queries with the parameters at θ."""
-    measured, engine = ask.measured, ask.fitted.engine
+    measured, engine = question.measured, question.fitted.engine
     if measured is None:
         return theta
-    examples = ask.fitted.adapted.codec.read(ask.query, "query")
+    examples = question.fitted.adapted.codec.read(question.query, "query")
     outputs = torch.cat([engine.outputs(batch, theta)[0] for _, batch in engine.batches(examples)]).double()
     return measured.at_outputs(outputs)
 

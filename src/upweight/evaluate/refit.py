@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from upweight._typing import Float, Tensor
 from upweight.curvature import shift_gauge
 from upweight.errors import IndefiniteCurvature, NotConverged
 from upweight.fitted import Fitted
-from upweight.gradients import Engine
-from upweight.linop import Dense
+from upweight.questions.reweighted import Reweighted
 from upweight.solve import Inverse, inverse
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5}
@@ -23,41 +20,18 @@ CONTRACTION = 0.1
 ATTEMPTS = 100
 
 
-@dataclass(frozen=True)
-class Target:
-    """An objective at other weights: Σ wᵢℓᵢ + scale·r."""
-
-    engine: Engine
-    weights: Float[Tensor, "n"]
-    scale: float
-
-    def value(self, theta: Tensor) -> float:
-        """Q(θ)."""
-        return float(self.engine.value(self.weights, theta) + self.scale * self.engine.objective.penalty.value(theta))
-
-    def gradient(self, theta: Tensor) -> Tensor:
-        """∇Q(θ)."""
-        return self.engine.gradient(self.weights, theta) + self.scale * self.engine.objective.penalty.gradient(theta)
-
-    def hessian(self, theta: Tensor) -> Tensor:
-        """∇²Q(θ)."""
-        matrix = self.engine.hessian(self.engine.objective.examples, self.weights, theta)
-        matrix.diagonal().add_(self.scale * self.engine.objective.penalty.diagonal.to(matrix))
-        return matrix
-
-
 def refit(fitted: Fitted, weights: Float[Tensor, "n"], start: Float[Tensor, "p"] | None = None) -> Float[Tensor, "p"]:
     """argmin Σ w′ᵢℓᵢ + r′ by Newton's method from θ̂, or from ``start``; r′ follows the protocol.
 
     Raises:
         NotConverged: the gradient did not vanish.
     """
-    removed = fitted.shares((weights - fitted.weights).sum().reshape(1))
-    target = Target(fitted.engine, weights, 1.0 + float(removed[0]))
+    removed = fitted.share(float((weights - fitted.weights).sum()))
+    target = Reweighted(fitted.engine, weights, (1.0 + removed) * fitted.objective.penalty.diagonal.to(weights))
     return minimise(target, (fitted.objective.theta if start is None else start).double(), fitted.stationarity.typical)
 
 
-def minimise(target: Target, theta: Float[Tensor, "p"], typical: float) -> Float[Tensor, "p"]:
+def minimise(target: Reweighted, theta: Float[Tensor, "p"], typical: float) -> Float[Tensor, "p"]:
     """Newton steps with a kept factor while they contract, halved until the objective falls."""
     goal = TOLERANCE.get(target.engine.objective.theta.dtype, 1e-5) * float(target.weights.sum()) * max(typical, 1e-8)
     gradient, solver = target.gradient(theta), None
@@ -80,22 +54,22 @@ def minimise(target: Target, theta: Float[Tensor, "p"], typical: float) -> Float
     )
 
 
-def _factor(target: Target, theta: Tensor) -> Inverse:
+def _factor(target: Reweighted, theta: Tensor) -> Inverse:
     """The inverse Hessian; where it is indefinite, as far from a minimum, damped until it is not."""
-    matrix = target.hessian(theta)
-    gauge = shift_gauge(target.engine.objective, matrix)
+    curvature = target.hessian(theta)
+    gauge = shift_gauge(target.engine.objective, curvature)
     damping = 0.0
     for _ in range(30):
         try:
-            return inverse(Dense(matrix, is_symmetric=True).damped(damping), gauge)
+            return inverse(curvature.damped(damping), gauge)
         except IndefiniteCurvature:
-            damping = max(10 * damping, 1e-6 * float(matrix.diagonal().abs().mean()))
+            damping = max(10 * damping, 1e-6 * float(curvature.matrix.diagonal().abs().mean()))
     raise NotConverged(
         "the refit met a Hessian that no damping made positive definite. Expected finite curvature; look at the loss at extreme outputs."
     )
 
 
-def _descend(target: Target, theta: Tensor, step: Tensor, size: float) -> tuple[Tensor, Tensor]:
+def _descend(target: Reweighted, theta: Tensor, step: Tensor, size: float) -> tuple[Tensor, Tensor]:
     """The first of the step's halvings that shrinks the gradient or lowers the objective; theta itself if none."""
     before = None
     for halving in range(25):

@@ -11,9 +11,6 @@ from upweight._typing import Batch, Float, Tensor
 from upweight.objective import Examples, Objective
 from upweight.tiles import Block, Jacobian
 
-TILE_BYTES = 2**26
-"""A tile's working set: large enough for efficient products, small beside any budget."""
-
 
 class Engine(ABC):
     """Outputs, gradients, Jacobians and Hessians of one objective, batch by batch.
@@ -68,9 +65,11 @@ class Engine(ABC):
             total = total + weights[where] @ self.objective.loss.values(*self.outputs(batch, theta)).to(weights.dtype)
         return total
 
-    def gradient(self, weights: Float[Tensor, "n"], theta: Float[Tensor, "p"] | None = None) -> Float[Tensor, "p"]:
-        """Σ wᵢ ∇ℓᵢ(θ), without the penalty."""
+    def gradient(
+        self, weights: Float[Tensor, "n"], theta: Float[Tensor, "p"] | None = None, examples: Examples | None = None
+    ) -> Float[Tensor, "p"]:
+        """Σ wᵢ ∇ℓᵢ(θ) over the training set or other examples, without the penalty."""
         total = weights.new_zeros(self.objective.space.size)
-        for where, batch in self.batches():
+        for where, batch in self.batches(examples):
             total = total + self.gradients(batch, theta).sum(weights[where])
         return total

@@ -15,12 +15,14 @@ import torch
 from torch import nn
 
 from upweight._typing import Batch, Float, Tensor
-from upweight.gradients.engine import TILE_BYTES, Engine
+from upweight.gradients.engine import Engine
 from upweight.gradients.guard import as_found
 from upweight.gradients.vmap import VmapEngine
 from upweight.objective import Examples, Objective, plain_forward
-from upweight.objective.linear_map import LinearMap, with_constant
-from upweight.tiles import Block, FactoredBlock, Jacobian, LinearJacobian, LinearLayout
+from upweight.objective.linear_map import LinearMap
+from upweight.router import TILE_BYTES
+from upweight.space import LinearLayout
+from upweight.tiles import Block, FactoredBlock, Jacobian, LinearJacobian
 
 CACHE_BYTES = 2**29
 """Inputs of the linear map are kept between passes up to this size."""
@@ -135,7 +137,9 @@ class LinearEngine(Engine):
     def _augmented(self, inputs: Tensor) -> Tensor:
         if self.layout.weight is None:
             return inputs.new_ones(len(inputs), 1)
-        return inputs if self.layout.bias is None else with_constant(inputs)
+        if self.layout.bias is None:
+            return inputs
+        return torch.cat([inputs, inputs.new_ones(len(inputs), 1)], 1)
 
     def _eta(self, found: Features, theta: Tensor | None) -> Tensor:
         theta = self.objective.theta if theta is None else theta.to(found.inputs.dtype)

@@ -2,12 +2,24 @@
 
 import torch
 
+from upweight._typing import Tensor
 from upweight.errors import NondeterministicModel
 from upweight.gradients.engine import Engine
-from upweight.gradients.stationarity import check_alike
+
+ROUNDING = 1e3
+"""Units of rounding that two passes may differ by: other batch sizes take other product kernels."""
 
 PROBED = 8
 """Examples the probe reads: enough to see batch statistics, few enough to cost nothing."""
+
+CHANCE = (
+    "the model gave two different outputs for the same examples in eval mode. Expected a deterministic model; "
+    "remove the sampling from its forward, or fix its noise as a buffer"
+)
+MIXING = (
+    "the output for example {} depends on the rest of its batch even in eval mode. Expected each output to be its "
+    "example's own; give batch-norm layers running statistics, or replace the layer that mixes examples"
+)
 
 
 def probe(engine: Engine) -> None:
@@ -23,19 +35,15 @@ def probe(engine: Engine) -> None:
     with torch.random.fork_rng():
         torch.rand(1)  # every pass restores the random state, so chance only shows from another one
         again, _ = engine.outputs(batch)
-    check_alike(
-        together,
-        again,
-        "the model gave two different outputs for the same examples in eval mode. Expected a deterministic model; "
-        "remove the sampling from its forward, or fix its noise as a buffer",
-        NondeterministicModel,
-    )
-    for position in range(count):
+    _check_alike(together, again, CHANCE)
+    for position, name in enumerate(objective.examples.ids[:count]):
         alone, _ = engine.outputs(objective.moved(objective.examples.read(slice(position, position + 1))))
-        check_alike(
-            together[position : position + 1],
-            alone,
-            f"the output for example {objective.examples.ids[position]} depends on the rest of its batch even in eval mode. "
-            "Expected each output to be its example's own; give batch-norm layers running statistics, or replace the layer that mixes examples",
-            NondeterministicModel,
-        )
+        _check_alike(together[position : position + 1], alone, MIXING.format(name))
+
+
+def _check_alike(first: Tensor, second: Tensor, message: str) -> None:
+    """Raise unless two passes over the same examples gave the same outputs up to rounding."""
+    scale = float(first.abs().max().clamp_min(1e-30))
+    tolerance = ROUNDING * torch.finfo(first.dtype).eps * max(1.0, scale)
+    if not torch.allclose(first, second, rtol=0, atol=tolerance, equal_nan=True):
+        raise NondeterministicModel(f"{message} (the largest difference is {float((first - second).abs().max()):.3g}).")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from upweight._typing import Float, Tensor
-from upweight.errors import InputError, NonFiniteGradient, NotStationaryWarning
+from upweight.errors import NonFiniteGradient, NotStationaryWarning
 from upweight.gradients.engine import Engine
 
 LIMIT = 0.05
@@ -82,11 +82,3 @@ def _check(losses: Tensor, norms: Tensor, names: object) -> None:
                 f"the {what} of training example {names[first]} is {'NaN' if values[first].isnan() else 'infinite'}. "  # type: ignore[index]
                 "Expected finite numbers; look at this example's input and target, or the loss at extreme outputs."
             )
-
-
-def check_alike(first: Tensor, second: Tensor, message: str, kind: type[InputError]) -> None:
-    """Raise unless two passes over the same examples gave the same outputs up to rounding."""
-    scale = float(first.abs().max().clamp_min(1e-30))
-    tolerance = 1e3 * torch.finfo(first.dtype).eps * max(1.0, scale)
-    if not torch.allclose(first, second, rtol=0, atol=tolerance, equal_nan=True):
-        raise kind(f"{message} (the largest difference is {float((first - second).abs().max()):.3g}).")

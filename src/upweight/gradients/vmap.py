@@ -13,10 +13,11 @@ from torch.func import functional_call, grad, jacrev, vmap
 
 from upweight._typing import Batch, Tensor
 from upweight.errors import ConfigError
-from upweight.gradients.engine import TILE_BYTES, Engine
+from upweight.gradients.engine import Engine
 from upweight.gradients.guard import as_found
 from upweight.objective import Examples, Objective
 from upweight.objective.data import map_tensors
+from upweight.router import TILE_BYTES
 from upweight.tiles import Block, DenseBlock, DenseJacobian, Jacobian
 
 HESSIAN_ROWS = 64

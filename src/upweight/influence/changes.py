@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
-from upweight._typing import Bool, Float, Tensor
+from upweight._typing import Bool, Float, Int, Tensor
 from upweight.linop import LinearOperator
 from upweight.tiles import Block, Jacobian
 
@@ -41,6 +41,11 @@ class Changes:
         """The same changes against H's pending Newton step s: Δψ − ΔH s, for `estimand="newton"`."""
         along = self.jacobian.jvp(pending.unsqueeze(0)).squeeze(2)  # (k, o)
         return Changes(self.jacobian, self.push - _times(self.curvature, along), self.curvature, self.share, self.rest)
+
+    def select(self, chosen: Int[Tensor, "j"]) -> Changes:
+        """Some of the changes."""
+        rest = None if self.rest is None else self.rest[chosen]
+        return Changes(self.jacobian.select(chosen), self.push[chosen], self.curvature[chosen], self.share, rest)
 
     def block(self, push: Float[Tensor, "k o"] | None = None) -> Block:
         """The rows Jᵀa, or Jᵀu for another push u."""

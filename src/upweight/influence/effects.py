@@ -27,6 +27,11 @@ PHRASES = {
     "reweight": "under each new weighting of the training set",
     "change_penalty": "under each new penalty",
 }
+ORDER_WORDS = {
+    "first": "first order",
+    "newton": "leverage-corrected",
+    "two_newton": "two Newton steps on what remains",
+}
 POINT_SIGN = {"drop": 1.0, "drop_group": 1.0, "upweight": -1.0, "add": -1.0}
 """Turns an effect on a loss into the helpfulness of the points: dropping a helpful point raises the loss."""
 
@@ -39,17 +44,19 @@ class Effects:
         values: (m, k) float64; the predicted change of the measurement if the change is made, in ``unit``.
         query_ids: (m,) names of the rows.
         train_ids: (k,) names of the columns: training points, groups or penalties.
-        estimand: which change: 'drop', 'upweight', ...; ``newton`` is said in notes.
+        question: which change: 'drop', 'upweight', ...
+        estimand: of what it is taken: 'response' (rows gᵢ), or 'newton' (gᵢ − Hᵢs, off the minimum).
         measure, unit: what was measured and in what unit.
-        order: 'newton' (leverage-corrected, at shifted outputs) or 'first' (−TH⁻¹Cᵀ).
+        order: 'first' (−TH⁻¹Cᵀ), 'newton' (leverage-corrected, at shifted outputs) or 'two_newton' (groups).
         protocol: 'fixed_mean' or 'fixed_total', what happens to the penalty.
-        verdict: how the curvature was inverted and what was approximated, in words.
-        notes: what else a reader must know ("transformers held fixed").
+        verdict: how the curvature was inverted and how well, in words.
+        notes: what was approximated or held fixed, and what else a reader must know.
     """
 
     values: np.ndarray
     query_ids: np.ndarray
     train_ids: np.ndarray
+    question: str
     estimand: str
     measure: str
     unit: str
@@ -73,11 +80,11 @@ class Effects:
     def __repr__(self) -> str:
         m, k = self.values.shape
         low, high = (float(self.values.min()), float(self.values.max())) if self.values.size else (0.0, 0.0)
-        which = "leverage-corrected" if self.order == "newton" else "first order"
+        which = ORDER_WORDS[self.order]
         said = "".join(f" {note}." for note in self.notes)
         return (
             f"Effects ({m} × {k}): the predicted change in {self.measure} ({self.unit}) of {m} quer{'y' if m == 1 else 'ies'} "
-            f"{PHRASES[self.estimand]}, {which}, protocol {self.protocol}. Values from {low:.3g} to {high:.3g}; {self.verdict}.{said}"
+            f"{PHRASES[self.question]}, {which}, protocol {self.protocol}. Values from {low:.3g} to {high:.3g}; {self.verdict}.{said}"
         )
 
     def helpful(self, k: int = 10) -> pd.DataFrame:
@@ -144,17 +151,17 @@ class Effects:
         return write_arrays(path, {"values": self.values}, labels)
 
     def _point_sign(self) -> float:
-        if self.measure != "loss" or self.estimand not in POINT_SIGN:
+        if self.measure != "loss" or self.question not in POINT_SIGN:
             raise ConfigError(
-                f"helpful() and harmful() speak of losses and of points left out or added; found measure {self.measure!r} under {self.estimand!r}. Use raises() or lowers()."
+                f"helpful() and harmful() found measure {self.measure!r} under {self.question!r}. Expected a loss, and points left out or added; use raises() or lowers()."
             )
-        return POINT_SIGN[self.estimand]
+        return POINT_SIGN[self.question]
 
     def _ranked(self, sign: float, k: int) -> pd.DataFrame:
         import pandas as pd
 
         if k < 1:
-            raise ConfigError(f"found k={k}. Expected at least 1.")
+            raise ConfigError(f"a ranking found k={k}. Expected at least 1; ask for as many rows as you want to read.")
         k = min(k, self.values.shape[1])
         order = np.argsort(-sign * self.values, axis=1, kind="stable")[:, :k]
         picked = np.take_along_axis(self.values, order, 1)

@@ -9,7 +9,7 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.errors import IndefiniteCurvature
-from upweight.linop import Dense
+from upweight.linop import Dense, LinearOperator
 from upweight.solve.inverse import inverse
 
 
@@ -59,24 +59,23 @@ def undropped_step(
 
 
 def retained_step(
-    curvature: Float[Tensor, "p p"],
-    curvature_change: Float[Tensor, "p p"],
+    remaining: LinearOperator,
     gradient_change: Float[Tensor, "p"],
     gauge: Float[Tensor, "g p"] | None,
     what: str,
 ) -> Float[Tensor, "p"]:
-    """δ = −(H + ΔH)⁻¹ Δψ: the Newton step on the data that remain after a change of many points.
+    """δ = −(H + ΔH)⁻¹ Δψ: the Newton step on the curvature H + ΔH that remains after a change of many points.
 
     Raises:
         IndefiniteCurvature: what remains does not determine the parameters.
     """
     try:
-        remaining = inverse(Dense(curvature + curvature_change, is_symmetric=True), gauge)
+        solver = inverse(remaining, gauge)
     except IndefiniteCurvature as error:
         raise IndefiniteCurvature(
             f"after {what}, {error} The remaining data may not determine every parameter; order='first' needs only H."
         ) from None
-    return -(gradient_change @ remaining.T)
+    return -(gradient_change @ solver.T)
 
 
 def stacked(steps: list[Tensor]) -> np.ndarray:

@@ -70,6 +70,24 @@ class SparseArrays(Examples):
 
 
 @dataclass(frozen=True)
+class Chosen(Examples):
+    """Some examples of a set, in the order asked for."""
+
+    source: Examples
+    places: np.ndarray
+
+    @property
+    def ids(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.source.ids[self.places]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def read(self, where: slice | np.ndarray) -> Batch:
+        return self.source.read(self.places[where])
+
+
+@dataclass(frozen=True)
 class Items(Examples):
     """A map-style dataset, collated as its loader would."""
 

@@ -1,6 +1,5 @@
 """The torch form of a linear estimator: η = Wx + b, one output coming back as (b,)."""
 
-import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -24,8 +23,3 @@ class LinearMap(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         outputs = F.linear(input, self.weight, self.bias)
         return outputs.squeeze(1) if self.out_features == 1 else outputs
-
-
-def with_constant(inputs: Float[Tensor, "b i"]) -> Float[Tensor, "b j"]:
-    """Inputs with a last column of ones, for the bias."""
-    return torch.cat([inputs, inputs.new_ones(len(inputs), 1)], 1)

@@ -55,10 +55,22 @@ class Loss(ABC):
         """The same loss, told the shape one example's outputs have before flattening."""
         return self
 
+    def thin_hessian(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> ThinHessian | None:
+        """Λ as a diagonal less a rank-one part, None where it has no such form."""
+        return None
+
+
+@dataclass(frozen=True)
+class ThinHessian:
+    """Λ = diag(c) − uuᵀ, held in O(o) numbers an example."""
+
+    curve: Float[Tensor, "b o"]
+    root: Float[Tensor, "b o"] | None = None
+
 
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
-    """log Σ exp η − η_y for class labels y, with optional label smoothing."""
+    """log Σ exp η − η_y for class labels y."""
 
     name = "cross_entropy"
     unit = "nats"
@@ -73,6 +85,10 @@ class CrossEntropy(Loss):
     def hessian(self, outputs: Tensor, targets: Tensor) -> Tensor:
         p = torch.softmax(outputs, 1)
         return torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)  # (b, o, o)
+
+    def thin_hessian(self, outputs: Tensor, targets: Tensor) -> ThinHessian:
+        p = torch.softmax(outputs, 1)
+        return ThinHessian(p, p)
 
     def prepare(
         self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
@@ -122,6 +138,9 @@ class Elementwise(Loss):
 
     def hessian(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return torch.diag_embed(self.curve(outputs, targets))
+
+    def thin_hessian(self, outputs: Tensor, targets: Tensor) -> ThinHessian:
+        return ThinHessian(self.curve(outputs, targets))
 
     def prepare(
         self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()

@@ -11,7 +11,7 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.errors import ConfigError, ShapeError
-from upweight.fitted import Fitted, described
+from upweight.fitted import Fitted
 from upweight.objective import Measure, SetMeasure, read_measure
 from upweight.tiles import Jacobian
 
@@ -36,7 +36,7 @@ class Measurement:
 
     @property
     def name(self) -> str:
-        """The measure's name, with its aggregate."""
+        """The measure's name."""
         return self.measure.name
 
     @property
@@ -56,7 +56,9 @@ class Measurement:
         components = self._components
         if components == 1:
             return self.query_ids
-        return described([(query, c) for query in self.query_ids.tolist() for c in range(components)])
+        names = np.empty(len(self.query_ids) * components, dtype=object)  # an object array keeps tuples whole
+        names[:] = [(query, c) for query in self.query_ids.tolist() for c in range(components)]
+        return names
 
     @property
     def _components(self) -> int:

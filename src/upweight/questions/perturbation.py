@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from upweight.errors import ConfigError
-from upweight.questions.answer import Chosen
-from upweight.questions.ask import Ask
+from upweight.objective.data import Chosen
+from upweight.questions.question import Question
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,29 +41,28 @@ class InputGradient:
         )
 
 
-def perturb(ask: Ask, which: Any) -> InputGradient:
+def perturb(question: Question, which: Any) -> InputGradient:
     """−wᵢ ∂/∂xᵢ ⟨H⁻¹∇φ, ∇ℓᵢ⟩: one vector-Jacobian product a query and point [KL17 eq. 5]."""
-    fitted, measured = ask.fitted, ask.measured
+    fitted, measured = question.fitted, question.measured
     if measured is None or measured.over_set:
         raise ConfigError(
-            f"perturb found measure={ask.measure!r}. Expected a differentiable measure of each query, such as 'loss' or 'margin'."
+            f"perturb found measure={question.measure!r}. Expected a differentiable measure of each query, such as 'loss' or 'margin'."
         )
     places = fitted.positions(which)
     rows = measured.rows()
-    inverse = fitted.row_inverse(len(rows))
-    solved = rows @ inverse
+    solution = fitted.row_inverse(len(rows)).solve(rows)
     part = Chosen(fitted.objective.examples, places)
     found = []
     for start in range(0, len(part), TILE):
         batch = fitted.objective.moved(part.read(slice(start, start + TILE)))
         weights = fitted.weights[places[start : start + TILE]]
-        slope = fitted.engine.input_gradient(batch, solved).double()  # (b, m, ...)
+        slope = fitted.engine.input_gradient(batch, solution.rows).double()  # (b, m, ...)
         found.append(-slope * weights.reshape(-1, *[1] * (slope.ndim - 1)))
     fitted.stationarity.warn()
     values = torch.cat(found).transpose(0, 1).cpu().numpy()
     unit = f"{measured.unit} per input unit"
     return InputGradient(
-        values, measured.ids, part.ids, measured.name, unit, str(inverse.verdict), fitted.adapted.notes
+        values, measured.ids, part.ids, measured.name, unit, str(solution.verdict), fitted.adapted.notes
     )
 
 

@@ -1,107 +1,144 @@
-"""Questions about single points: dropped, upweighted, relabelled, replaced, added; and how much each owns."""
+"""Questions about single points: dropped, upweighted, relabelled, replaced, added; how much each owns; the undropped step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from upweight._typing import Tensor
+from upweight._typing import Float, Tensor
 from upweight.errors import ConfigError, ShapeError
 from upweight.fitted import Fitted
 from upweight.influence.changes import Changes
 from upweight.influence.effects import Effects
-from upweight.questions.answer import Chosen, Tile, new_tiles, point_tiles
-from upweight.questions.ask import Ask
-from upweight.tiles import DenseJacobian, Jacobian
+from upweight.influence.newton import NewtonStep, stacked, undropped_step
+from upweight.influence.parameters import ParameterInfluence
+from upweight.objective import Examples
+from upweight.objective.data import Chosen
+from upweight.questions.question import Question
+from upweight.questions.terms import Tile, new_tiles, point_tiles, terms
+from upweight.tiles import DenseJacobian
 
 
-def drop(ask: Ask, which: Any) -> Effects:
+def drop(question: Question, which: Any) -> Effects:
     """Leave each point out: its weight goes from wᵢ to 0."""
-    places = ask.fitted.positions(which)
-    answer = ask.answer(point_tiles(ask.fitted, places, -1.0, ask.pending), len(places))
-    return ask.effects(answer, _ids(ask, places), "drop")
+    fitted = question.fitted
+    places = fitted.positions(which)
+    answer = question.answer(point_tiles(fitted, places, -fitted.weights[places], question.pending), len(places))
+    return question.effects(answer, _ids(question, places), "drop")
 
 
-def upweight(ask: Ask, which: Any) -> Effects:
+def upweight(question: Question, which: Any) -> Effects:
     """The derivative in each point's weight [KL17 eq. 2]."""
-    if ask.measured is not None and ask.measured.over_set:
+    if question.measured is not None and question.measured.over_set:
         raise ConfigError(
-            f"upweight found measure={ask.measure!r}, which has no derivative. Expected a measure of each query; ask drop() for it."
+            f"upweight found measure={question.measure!r}, which has no derivative. Expected a measure of each query; ask drop() for it."
         )
-    places = ask.fitted.positions(which)
-    answer = ask.answer(point_tiles(ask.fitted, places, 1.0, ask.pending, unit=True), len(places))
-    return ask.effects(answer, _ids(ask, places), "upweight")
+    places = question.fitted.positions(which)
+    units = torch.ones_like(question.fitted.weights[places])
+    answer = question.answer(point_tiles(question.fitted, places, units, question.pending), len(places))
+    return question.effects(answer, _ids(question, places), "upweight")
 
 
-def parameters(ask: Ask, which: Any) -> Effects:
+def parameters(question: Question, which: Any) -> ParameterInfluence:
     """I_up,params, one row a point [KL17 A8-A10]."""
-    found = upweight(ask, which)
-    return replace(
-        found, values=np.ascontiguousarray(found.values.T), query_ids=found.train_ids, train_ids=found.query_ids
+    found = upweight(question, which)
+    return ParameterInfluence(
+        values=np.ascontiguousarray(found.values.T),
+        train_ids=found.train_ids,
+        names=found.query_ids,
+        estimand=found.estimand,
+        unit=found.unit,
+        protocol=found.protocol,
+        verdict=found.verdict,
+        notes=found.notes,
     )
 
 
-def relabel(ask: Ask, labels: Mapping[Any, Any]) -> Effects:
+def relabel(question: Question, labels: Mapping[Any, Any]) -> Effects:
     """Give each point another label: {point: label}."""
     if not isinstance(labels, Mapping) or not labels:
         raise ConfigError(
             f"relabel found {labels!r}. Expected a dict {{training point: new label}} with at least one entry."
         )
-    places = ask.fitted.positions(list(labels))
-    answer = ask.answer(_relabelled(ask.fitted, places, list(labels.values())), len(places))
-    return ask.effects(answer, _ids(ask, places), "relabel")
+    places = question.fitted.positions(list(labels))
+    answer = question.answer(_relabelled(question.fitted, places, list(labels.values())), len(places))
+    return question.effects(answer, _ids(question, places), "relabel")
 
 
-def replace_points(ask: Ask, which: Any, data: Any) -> Effects:
+def replace_points(question: Question, which: Any, data: Any) -> Effects:
     """Put new examples in the place of points, one for one."""
-    places = ask.fitted.positions(which)
-    examples = ask.fitted.adapted.codec.read(data, "replacement")
+    places = question.fitted.positions(which)
+    examples = question.fitted.adapted.codec.read(data, "replacement")
     if len(examples) != len(places):
         raise ShapeError(
-            f"replace found {len(examples)} new examples for {len(places)} training points. Expected one for each."
+            f"replace found {len(examples)} new examples for {len(places)} training points. Expected one for each; name as many points in which=."
         )
-    answer = ask.answer(_replaced(ask.fitted, places, examples), len(places))
-    return ask.effects(answer, _ids(ask, places), "replace")
+    answer = question.answer(_replaced(question.fitted, places, examples), len(places))
+    return question.effects(answer, _ids(question, places), "replace")
 
 
-def add(ask: Ask, data: Any) -> Effects:
+def add(question: Question, data: Any) -> Effects:
     """Add each new example with the mean weight of the training set."""
-    examples = ask.fitted.adapted.codec.read(data, "added data")
-    weight = ask.fitted.objective.total_weight / ask.fitted.objective.count
-    return ask.effects(ask.answer(new_tiles(ask.fitted, examples, weight), len(examples)), examples.ids, "add")
+    fitted = question.fitted
+    examples = fitted.adapted.codec.read(data, "added data")
+    weight = fitted.objective.total_weight / fitted.objective.count
+    amounts = torch.full((len(examples),), weight, dtype=torch.float64, device=fitted.weights.device)
+    answer = question.answer(new_tiles(fitted, examples, amounts), len(examples))
+    return question.effects(answer, examples.ids, "add")
 
 
 def self_influence(fitted: Fitted) -> np.ndarray:
     """wᵢ gᵢᵀH⁻¹gᵢ, (n,)."""
-    return _own(
-        fitted,
-        lambda changes, coupling: torch.einsum("ko,kop,kp->k", changes.push, coupling, changes.push),
-        weighted_once=True,
-    )
+    units = torch.ones_like(fitted.weights)
+    own = _own(fitted, units, lambda changes, a: torch.einsum("ko,kox,kx->k", changes.push, a, changes.push))
+    return own * fitted.weights.cpu().numpy()
 
 
 def leverage(fitted: Fitted) -> np.ndarray:
     """wᵢ tr(ΛᵢAᵢ), (n,)."""
-    return _own(
-        fitted, lambda changes, coupling: torch.einsum("kop,kpo->k", changes.curvature, coupling), weighted_once=False
-    )
+    return _own(fitted, fitted.weights, lambda changes, a: torch.einsum("kox,kxo->k", changes.curvature, a))
 
 
-def _own(fitted: Fitted, of: Any, weighted_once: bool) -> np.ndarray:
-    """A number of each point from its own Jᵢ H⁻¹ Jᵢᵀ; squares of the push carry wᵢ², so one wᵢ is taken back."""
-    found = np.zeros(fitted.objective.count)
-    for tile in point_tiles(fitted, np.arange(fitted.objective.count), 1.0, unit=weighted_once):
-        values = of(tile.changes, tile.changes.jacobian.sandwich(fitted.inverse))
-        found[tile.columns] = values.cpu().numpy()
-    return found * fitted.weights.cpu().numpy() if weighted_once else found
+def newton_step(fitted: Fitted, which: Any, epsilon: float) -> NewtonStep:
+    """A7 at each point, and its A11 split; H is the exact Hessian, undamped.
+
+    Raises:
+        ConfigError: the study's curvature is another matrix, or a damped one.
+    """
+    if fitted.settings.curvature == "ggn" or fitted.damping:
+        raise ConfigError(
+            f"newton_step found curvature={fitted.settings.curvature!r} and damping={fitted.damping:g}. Expected the exact, undamped Hessian: build the study without them."
+        )
+    places, share = fitted.positions(which), fitted.share(1.0)
+    steps, rows = [], []
+    for place in places:
+        one = Chosen(fitted.objective.examples, np.asarray([place]))
+        weight = torch.ones(1, dtype=torch.float64, device=fitted.weights.device)
+        row = fitted.engine.gradient(weight, examples=one) + share * fitted.penalty_gradient
+        curvature = fitted.engine.hessian(one, weight)
+        curvature.diagonal().add_(share * fitted.objective.penalty.diagonal.to(curvature))
+        gradient = fitted.stationarity.gradient
+        steps.append(undropped_step(fitted.curvature.matrix, gradient, curvature, row, float(epsilon), fitted.gauge))
+        rows.append(row)
+    constant = stacked([-fitted.pending] * len(places))
+    contribution = float(epsilon) * stacked([-(row @ fitted.inverse.T) for row in rows])
+    return NewtonStep(fitted.objective.examples.ids[places], float(epsilon), stacked(steps), constant, contribution)
 
 
-def _ids(ask: Ask, places: np.ndarray) -> np.ndarray:
-    return ask.fitted.objective.examples.ids[places]
+def _own(fitted: Fitted, amounts: Tensor, of: Callable[[Changes, Float[Tensor, "k o o"]], Tensor]) -> np.ndarray:
+    """A number of each point from its own Jᵢ H⁻¹ Jᵢᵀ."""
+    parts = [
+        of(changes, changes.jacobian.sandwich(fitted.inverse))
+        for _, changes in terms(fitted, fitted.objective.examples, amounts)
+    ]
+    return torch.cat(parts).cpu().numpy()
+
+
+def _ids(question: Question, places: np.ndarray) -> np.ndarray:
+    return question.fitted.objective.examples.ids[places]
 
 
 def _relabelled(fitted: Fitted, places: np.ndarray, labels: list[Any]) -> Iterator[Tile]:
@@ -118,25 +155,11 @@ def _relabelled(fitted: Fitted, places: np.ndarray, labels: list[Any]) -> Iterat
         yield Tile(where, Changes(fitted.engine.jacobian(batch), push, curvature))
 
 
-def _replaced(fitted: Fitted, places: np.ndarray, examples: Any) -> Iterator[Tile]:
+def _replaced(fitted: Fitted, places: np.ndarray, examples: Examples) -> Iterator[Tile]:
     """Old and new outputs stacked: the old one's loss leaves, the new one's comes."""
     weights = fitted.weights[places]
-    old = _terms(fitted, Chosen(fitted.objective.examples, places), -weights)
-    new = _terms(fitted, examples, weights)
-    for (where, j, a, m), (_, j_new, a_new, m_new) in zip(old, new, strict=True):
-        jacobian = DenseJacobian(torch.cat([j.dense(), j_new.dense()], 1))
-        curvature = torch.stack([torch.block_diag(*pair) for pair in zip(m, m_new, strict=True)])
-        yield Tile(where, Changes(jacobian, torch.cat([a, a_new], 1), curvature))
-
-
-def _terms(fitted: Fitted, examples: Any, weights: Tensor) -> Iterator[tuple[slice, Jacobian, Tensor, Tensor]]:
-    loss = fitted.objective.loss
-    for where, batch in fitted.engine.batches(examples):
-        outputs, targets = fitted.engine.outputs(batch, names=examples.ids[where])
-        push = loss.gradient(outputs, targets).double() * weights[where, None]
-        yield (
-            where,
-            fitted.engine.jacobian(batch),
-            push,
-            loss.hessian(outputs, targets).double() * weights[where, None, None],
-        )
+    leaving = terms(fitted, Chosen(fitted.objective.examples, places), -weights)
+    for (where, old), (_, new) in zip(leaving, terms(fitted, examples, weights), strict=True):
+        jacobian = DenseJacobian(torch.cat([old.jacobian.dense(), new.jacobian.dense()], 1))
+        curvature = torch.stack([torch.block_diag(*pair) for pair in zip(old.curvature, new.curvature, strict=True)])
+        yield Tile(where, Changes(jacobian, torch.cat([old.push, new.push], 1), curvature))

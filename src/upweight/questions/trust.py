@@ -24,7 +24,8 @@ class Trust:
 
     Attributes:
         stationarity: ‖∇Q‖ in units of a typical ‖∇ℓᵢ‖.
-        lowest_curvature, mean_curvature: smallest and mean eigenvalue of H, gauge apart.
+        lowest_curvature: smallest eigenvalue of H + λI away from the gauge.
+        mean_curvature: mean eigenvalue of H.
         damping_share: damping in units of the mean eigenvalue.
         solver: method, measured residual, condition number, gauge directions.
         mean_leverage, highest_leverage: of the training points; first order misses 1/(1 − leverage).
@@ -73,8 +74,8 @@ class Trust:
 def trust(fitted: Fitted) -> Trust:
     """Measure everything a reader needs before believing a number."""
     owned = leverage(fitted)
-    matrix, inverse = fitted.hessian.matrix, fitted.inverse
-    mean = float(matrix.diagonal().mean())
+    inverse = fitted.inverse
+    mean = float(fitted.curvature.matrix.diagonal().mean())
     top = int(np.argmax(owned))
     return Trust(
         fitted.stationarity,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,65 +23,58 @@ SHOWN = 48
 """Suspects on the page: what a person looks through in a minute."""
 
 
-def render_page(
-    suspects: pd.DataFrame,
-    calibration: Calibration,
-    trust: Trust,
-    sentence: str,
-    images: Mapping[Any, np.ndarray] | None = None,
-    truth: set[Any] | None = None,
-) -> str:
-    """The page as text. Data reach it only through an escaping template, and it loads nothing.
+@dataclass(frozen=True)
+class Page:
+    """What a report shows.
 
-    Args:
+    Attributes:
         suspects: the frame of ``Study.mislabeled``.
+        calibration: predicted against refitted changes.
+        trust: what the study measured about itself.
+        sentence: the study in one sentence.
         images: a grey image (height, width) for every train id.
         truth: train ids known to be mislabelled, where they were planted.
     """
-    from jinja2 import Environment, select_autoescape
 
-    rows = suspects.head(SHOWN).to_dict("records")
-    for row in rows:
-        row["image"] = None if images is None else thumbnail(images[row["train"]])
-        row["planted"] = None if truth is None else row["train"] in truth
-    environment = Environment(autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(resources.files("upweight.report").joinpath("page.html").read_text("utf-8"))
-    return template.render(
-        rows=rows,
-        classified="label" in suspects,
-        found=None if truth is None else sum(row["planted"] for row in rows),
-        planted=None if truth is None else len(truth),
-        calibration=calibration,
-        scatter=scatter(calibration),
-        trust=str(trust),
-        concerns=trust.concerns,
-        sentence=sentence,
-    )
+    suspects: pd.DataFrame
+    calibration: Calibration
+    trust: Trust
+    sentence: str
+    images: Mapping[Any, np.ndarray] | None = None
+    truth: set[Any] | None = None
 
+    def render(self) -> str:
+        """The page as text. Data reach it only through an escaping template, and it loads nothing."""
+        from jinja2 import Environment, select_autoescape
 
-def write_report(
-    study: Any, path: str | os.PathLike[str], *, query: Any, images: Any = None, truth: Any = None, refits: int = 30
-) -> str:
-    """Ask a study for its suspects and its calibration, and write the page."""
-    if images is not None and len(images) != study.objective.count:
-        raise ShapeError(
-            f"the report found {len(images)} images for {study.objective.count} training points. Expected one each, (n, height, width)."
+        rows = self.suspects.head(SHOWN).to_dict("records")
+        for row in rows:
+            row["image"] = None if self.images is None else thumbnail(self.images[row["train"]])
+            row["planted"] = None if self.truth is None else row["train"] in self.truth
+        environment = Environment(autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
+        template = environment.from_string(resources.files("upweight.report").joinpath("page.html").read_text("utf-8"))
+        return template.render(
+            page=self,
+            rows=rows,
+            classified="label" in self.suspects,
+            found=sum(bool(row["planted"]) for row in rows),
+            scatter=scatter(self.calibration),
         )
-    sentence = repr(study)
-    pictures = (
-        None if images is None else dict(zip(study.objective.examples.ids.tolist(), np.asarray(images), strict=True))
-    )
-    calibration = study.check(query, refits=refits)
-    contents = render_page(
-        study.mislabeled(),
-        calibration,
-        study.trust(),
-        sentence,
-        pictures,
-        None if truth is None else set(truth),
-    )
-    Path(path).write_text(contents, "utf-8")
-    return str(path)
+
+
+def images_by_id(images: Any, ids: np.ndarray) -> dict[Any, np.ndarray] | None:
+    """A picture for every training point.
+
+    Raises:
+        ShapeError: not one image a point.
+    """
+    if images is None:
+        return None
+    if len(images) != len(ids):
+        raise ShapeError(
+            f"the report found {len(images)} images for {len(ids)} training points. Expected one each, (n, height, width); pass all of them."
+        )
+    return dict(zip(ids.tolist(), np.asarray(images), strict=True))
 
 
 def thumbnail(image: np.ndarray) -> str:

@@ -1,7 +1,8 @@
 """A ↦ A⁻¹, again an operator, carrying how it went."""
 
+from upweight.solve.cg import BlockCG
 from upweight.solve.direct import CholeskyInverse, Inverse
 from upweight.solve.inverse import inverse
-from upweight.solve.verdict import Verdict
+from upweight.solve.verdict import Solution, Verdict
 
-__all__ = ["CholeskyInverse", "Inverse", "Verdict", "inverse"]
+__all__ = ["BlockCG", "CholeskyInverse", "Inverse", "Solution", "Verdict", "inverse"]

@@ -9,21 +9,32 @@ refined by exact products in float64 until its true residual meets the tolerance
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import torch
 
 from upweight._typing import Float, Tensor
 from upweight.errors import NotConverged
 from upweight.linop import LinearOperator
-from upweight.solve.direct import Inverse
-from upweight.solve.verdict import Verdict
+from upweight.solve.direct import Inverse, off_gauge
+from upweight.solve.verdict import Solution, Verdict
 
 TOLERANCE = 1e-7
 """Relative residual, row by row, in float64: errors in scores are of this size times the condition met."""
 
+FLOOR = 3e-6
+"""What float32 products can reach in one round; the next round starts from a float64 residual."""
 
-@dataclass
+DEPENDENT = 1e-4
+"""A direction with less than this left after orthogonalisation is rounding, not news."""
+
+UNASKED = Verdict("block conjugate gradients")
+"""The verdict before any row has been solved for."""
+
+TINY = torch.finfo(torch.float64).tiny
+
+
+@dataclass(frozen=True)
 class BlockCG(Inverse):
     """A⁻¹ of a symmetric positive definite operator known by its products.
 
@@ -31,6 +42,7 @@ class BlockCG(Inverse):
         fast: A in working precision, used for every step.
         exact: A in float64, used for the residual that is believed.
         precondition: V ↦ V M⁻¹ in working precision, M ≈ A.
+        gauge: orthonormal rows along which A vanishes; the answer has no part along them.
         steps: the most steps taken before giving up.
 
     Error and cost:
@@ -41,9 +53,10 @@ class BlockCG(Inverse):
     fast: LinearOperator
     exact: LinearOperator
     precondition: Callable[[Tensor], Tensor]
+    gauge: Float[Tensor, "g p"] | None = None
     steps: int = 200
     tolerance: float = TOLERANCE
-    verdict: Verdict = field(default_factory=lambda: Verdict("block conjugate gradients", 0.0))
+    verdict: Verdict = UNASKED
 
     @property
     def size(self) -> int:
@@ -60,33 +73,34 @@ class BlockCG(Inverse):
         return self.after(torch.eye(self.size, dtype=torch.float64))
 
     def after(self, rows: Tensor) -> Tensor:
-        """V ↦ V A⁻¹.
+        return self.solve(rows).rows
+
+    def solve(self, rows: Float[Tensor, "k p"]) -> Solution:
+        """V A⁻¹, with the steps taken and the largest relative residual of these rows.
 
         Raises:
             NotConverged: the steps ran out above the tolerance.
         """
-        rows = rows.double()
-        scale = rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+        rows = off_gauge(rows.double(), self.gauge)
+        scale = rows.norm(dim=1, keepdim=True).clamp_min(TINY)
         wanted = rows / scale
-        answer, taken, residual = self._iterate(wanted)
-        self.verdict = Verdict("block conjugate gradients", residual, iterations=taken)
-        return answer * scale
-
-    def _iterate(self, wanted: Float[Tensor, "k p"]) -> tuple[Tensor, int, float]:
-        krylov = _Krylov(self.fast, self.precondition)
+        krylov = _Krylov(self.fast, self._preconditioned)
         answer, left, taken, residual = torch.zeros_like(wanted), wanted, 0, torch.inf
-        while True:
+        while residual > self.tolerance:
             correction, used = krylov.solve(left, self.tolerance, self.steps - taken)
             answer, taken = answer + correction, taken + used
-            left = wanted - self.exact.after(answer)
+            left = off_gauge(wanted - self.exact.after(answer), self.gauge)
             before, residual = residual, float(left.norm(dim=1).max())
-            if residual <= self.tolerance:
-                return answer, taken, residual
-            if taken >= self.steps or (not used and residual > before / 2):
+            stuck = taken >= self.steps or (not used and residual > before / 2)
+            if residual > self.tolerance and stuck:
                 raise NotConverged(
                     f"block conjugate gradients stopped after {taken} steps at a relative residual of {residual:.2g}. "
                     f"Expected {self.tolerance:.0e}; add damping, or use solver='cholesky'."
                 )
+        return Solution(answer * scale, replace(self.verdict, residual=residual, iterations=taken))
+
+    def _preconditioned(self, rows: Tensor) -> Tensor:
+        return off_gauge(self.precondition(rows), self.gauge)
 
 
 class _Krylov:
@@ -123,7 +137,7 @@ class _Krylov:
     def _extend(self, left: Tensor) -> bool:
         """Add the preconditioned residuals; False when they bring no new direction."""
         room = self.operator.size - (0 if self.basis is None else len(self.basis))
-        fresh = self.precondition(left / left.norm(dim=1, keepdim=True).clamp_min(1e-300))
+        fresh = self.precondition(left / left.norm(dim=1, keepdim=True).clamp_min(TINY))
         fresh = _orthonormal(fresh, self.basis)[:room]
         if not len(fresh):
             return False
@@ -139,20 +153,13 @@ class _Krylov:
         return True
 
 
-FLOOR = 3e-6
-"""What float32 products can reach in one round; the next round starts from a float64 residual."""
-
-DEPENDENT = 1e-4
-"""A direction with less than this left after orthogonalisation is rounding, not news."""
-
-
 def _orthonormal(rows: Float[Tensor, "k p"], basis: Float[Tensor, "q p"] | None) -> Float[Tensor, "j p"]:
     """Rows made orthonormal to a basis and to each other; those that vanish are left out."""
     for _ in range(2):
         if basis is not None:
             rows = rows - (rows @ basis.T) @ basis
         values, vectors = torch.linalg.eigh((rows @ rows.T).double())
-        kept = values > DEPENDENT**2 * values[-1].clamp_min(1e-300)
+        kept = values > DEPENDENT**2 * values[-1].clamp_min(TINY)
         rows = (vectors[:, kept] / values[kept].sqrt()).T.to(rows.dtype) @ rows
         if not len(rows):
             break

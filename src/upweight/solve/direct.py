@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,7 +13,7 @@ from scipy.sparse import linalg as sparse_linalg
 from upweight._typing import Float, Tensor
 from upweight.errors import IndefiniteCurvature
 from upweight.linop import LinearOperator
-from upweight.solve.verdict import Verdict
+from upweight.solve.verdict import Solution, Verdict
 
 SPECTRUM_LIMIT = 1500
 """Up to this size the whole spectrum is cheaper than an iteration for its lowest end."""
@@ -23,6 +23,10 @@ class Inverse(LinearOperator):
     """A⁻¹ as an operator, with a verdict on how it was obtained."""
 
     verdict: Verdict
+
+    def solve(self, rows: Float[Tensor, "k p"]) -> Solution:
+        """V A⁻¹ with the verdict on these very rows; a direct method's is the same for all."""
+        return Solution(self.after(rows), self.verdict)
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,11 @@ class CholeskyInverse(Inverse):
         return True
 
     def after(self, rows: Tensor) -> Tensor:
-        rows = self.project(rows.to(self.factor.dtype))
-        if "dense_inverse" in self.__dict__:
-            return rows @ self.dense_inverse
-        return torch.cholesky_solve(rows.T, self.factor).T  # (k, p)
+        return torch.cholesky_solve(self.project(rows.to(self.factor.dtype)).T, self.factor).T  # (k, p)
 
     def project(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
         """Remove what lies along the gauge: it changes no output of the model."""
-        return rows if self.gauge is None else rows - (rows @ self.gauge.T) @ self.gauge
+        return off_gauge(rows, self.gauge)
 
     def transpose(self) -> LinearOperator:
         return self
@@ -106,6 +107,14 @@ class LUInverse(Inverse):
         return self.after(eye)
 
 
+def off_gauge(rows: Float[Tensor, "k p"], gauge: Float[Tensor, "g p"] | None) -> Float[Tensor, "k p"]:
+    """Rows without their part along the gauge."""
+    if gauge is None:
+        return rows
+    gauge = gauge.to(rows.dtype)
+    return rows - (rows @ gauge.T) @ gauge
+
+
 def cholesky(
     matrix: Float[Tensor, "p p"], gauge: Float[Tensor, "g p"] | None = None, damping: float = 0.0
 ) -> CholeskyInverse:
@@ -120,10 +129,10 @@ def cholesky(
     condition = _condition(filled, factor) if int(info) == 0 else np.inf
     if condition * torch.finfo(matrix.dtype).eps >= 1 / matrix.shape[0]:
         raise _indefinite(filled)
-    found = CholeskyInverse(factor, Verdict("dense Cholesky", 0.0), gauge)
     gauges = 0 if gauge is None else len(gauge)
-    verdict = Verdict("dense Cholesky", _residual(found, matrix), condition=condition, damping=damping, gauge=gauges)
-    return CholeskyInverse(factor, verdict, gauge)
+    verdict = _damped(Verdict("dense Cholesky", condition=condition, gauge=gauges), matrix, damping)
+    found = CholeskyInverse(factor, verdict, gauge)
+    return replace(found, verdict=replace(verdict, residual=_residual(found, matrix)))
 
 
 def lu(matrix: Float[Tensor, "p p"], damping: float = 0.0) -> LUInverse:
@@ -139,8 +148,15 @@ def lu(matrix: Float[Tensor, "p p"], damping: float = 0.0) -> LUInverse:
             f"the curvature matrix is singular: its smallest pivot is {float(diagonal.min()):.3g} of {float(diagonal.max()):.3g}. "
             "Expected a regular matrix; add damping, or remove parameters that no data determine."
         )
-    found = LUInverse(factors, pivots, Verdict("dense LU", 0.0))
-    return LUInverse(factors, pivots, Verdict("dense LU", _residual(found, matrix), damping=damping))
+    verdict = _damped(Verdict("dense LU"), matrix, damping)
+    found = LUInverse(factors, pivots, verdict)
+    return replace(found, verdict=replace(verdict, residual=_residual(found, matrix)))
+
+
+def _damped(verdict: Verdict, matrix: Tensor, damping: float) -> Verdict:
+    """The verdict with λ in both units; the matrix already holds λ."""
+    mean = float(matrix.diagonal().mean()) - damping
+    return replace(verdict, damping=damping, damping_share=damping / mean if damping else 0.0)
 
 
 def _residual(inverse: CholeskyInverse | LUInverse, matrix: Tensor) -> float:
@@ -167,7 +183,7 @@ def _indefinite(matrix: Tensor) -> IndefiniteCurvature:
     return IndefiniteCurvature(
         f"the Hessian is not positive definite: its lowest eigenvalue is {lowest:.3g} (mean eigenvalue {scale:.3g}). "
         "Expected every eigenvalue clearly above zero. Train further, add a penalty, pass "
-        f"damping={max(2 * abs(lowest), 1e-3 * abs(scale)):.2g} or more, or use curvature='ggn'."
+        f"damping={max(2 * abs(lowest), 1e-3 * abs(scale)):.2g} or more; for a network curvature='ggn' is never indefinite under a convex loss."
     )
 
 

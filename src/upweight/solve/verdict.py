@@ -2,32 +2,49 @@
 
 from dataclasses import dataclass
 
+from upweight._typing import Float, Tensor
+
 
 @dataclass(frozen=True)
 class Verdict:
     """How an inverse was obtained and how far it can be trusted.
 
-    residual is ‖vA⁻¹A − v‖/‖v‖, measured; condition is ‖A‖₁‖A⁻¹‖₁ where it was estimated;
-    gauge counts directions that cannot change any output and were projected out.
+    Attributes:
+        method: the name of the road, in words.
+        residual: ‖vA⁻¹A − v‖/‖v‖, measured; None before an iteration has been asked for anything.
+        iterations: steps taken, 0 for direct methods.
+        condition: ‖A‖₁‖A⁻¹‖₁ where it was estimated.
+        damping: λ added to the matrix, in its own units.
+        damping_share: λ in units of the mean eigenvalue.
+        gauge: directions that cannot change any output and were projected out.
     """
 
     method: str
-    residual: float
+    residual: float | None = None
     iterations: int = 0
-    converged: bool = True
     condition: float | None = None
     damping: float = 0.0
+    damping_share: float = 0.0
     gauge: int = 0
-    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        parts = [f"solved by {self.method}", f"residual {self.residual:.1e}"]
+        parts = [f"solved by {self.method}"]
+        if self.residual is not None:
+            parts.append(f"residual {self.residual:.1e}")
         if self.iterations:
             parts.append(f"{self.iterations} iterations")
         if self.condition is not None:
             parts.append(f"condition number {self.condition:.1e}")
         if self.damping:
-            parts.append(f"damping {self.damping:.3g}")
+            parts.append(f"damping {self.damping:.3g} ({self.damping_share:.2g} of the mean eigenvalue)")
         if self.gauge:
             parts.append(f"{self.gauge} gauge direction{'s' * (self.gauge > 1)} projected out")
-        return "; ".join([*parts, *self.notes, *([] if self.converged else ["NOT CONVERGED"])])
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Rows V A⁻¹, and how they were obtained."""
+
+    rows: Float[Tensor, "k p"]
+    verdict: Verdict

@@ -1,4 +1,4 @@
-"""What is asked of which query, at which order; and how an answer becomes Effects."""
+"""A question: what is asked of which query, at which order; and how its answer becomes Effects."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -15,20 +15,33 @@ from upweight.errors import ApproximationWarning, ConfigError
 from upweight.fitted import Fitted
 from upweight.gradients import LinearEngine
 from upweight.influence.effects import Effects
-from upweight.questions.answer import Answer, Tile, at_first_moves, at_newton_steps, first_order
+from upweight.questions.answer import Answer, at_first_moves, at_newton_steps, first_order
 from upweight.questions.measuring import Measurement, measurement
+from upweight.questions.terms import Tile
+from upweight.router import dense_bytes, order_costs
 
-ORDERS = ("auto", "newton", "first")
+ORDERS = ("auto", "two_newton", "newton", "first")
 ESTIMANDS = ("response", "newton")
 
 
+MeasureLike = str | Callable[[Tensor, Tensor], Tensor]
+
+
+class How(TypedDict, total=False):
+    """What every question may be asked with: see ``Study``."""
+
+    measure: MeasureLike
+    order: str
+    aggregate: str | None
+
+
 @dataclass(frozen=True)
-class Ask:
+class Question:
     """One question's query, measure, order and estimand, against one fitted model."""
 
     fitted: Fitted
     query: Any
-    measure: str | Callable[..., Tensor]
+    measure: MeasureLike = "loss"
     order: str = "auto"
     aggregate: str | None = None
     estimand: str = "response"
@@ -51,7 +64,7 @@ class Ask:
 
     @cached_property
     def best_order(self) -> str:
-        """'newton' or 'first': for 'auto' the best that fits the memory budget and the solver asked for."""
+        """'newton' or 'first' for 'auto': the best that fits the memory budget and the solver asked for."""
         if self.order != "auto":
             return self.order
         return "newton" if self.fitted.fits and self.fitted.settings.solver != "block_cg" else "first"
@@ -71,6 +84,10 @@ class Ask:
 
     def answer(self, tiles: Iterable[Tile], count: int) -> Answer:
         """Take the road the order asks for."""
+        if self.order == "two_newton":
+            raise ConfigError(
+                "order='two_newton' is for changes of many points at once (drop_group, reweight, change_penalty). Expected 'auto', 'newton' or 'first' here."
+            )
         measured = self.measured
         if self.best_order == "newton":
             return at_newton_steps(self.fitted, tiles, count, measured, self.pull)
@@ -78,16 +95,16 @@ class Ask:
             return at_first_moves(self.fitted, tiles, count, measured, self.pull)
         return first_order(self.fitted, tiles, count, None if measured is None else measured.rows(), self.pull)
 
-    def of_moves(self, moves: Float[Tensor, "k p"]) -> Answer:
+    def of_moves(self, moves: Float[Tensor, "k p"], order: str) -> Answer:
         """Measure moves of θ that are already written out."""
-        verdict = str(self.fitted.inverse.verdict)
+        verdict = self.fitted.inverse.verdict
         if self.measured is None:
-            return Answer(moves.T, solved_by=verdict)
-        if self.best_order == "first" and not self.measured.over_set:
-            return Answer(self.measured.rows() @ moves.T, solved_by=verdict)
-        return Answer(self.measured.at_moves(moves), solved_by=verdict)
+            return Answer(moves.T, order, verdict)
+        if order == "first" and not self.measured.over_set:
+            return Answer(self.measured.rows() @ moves.T, order, verdict)
+        return Answer(self.measured.at_moves(moves), order, verdict)
 
-    def effects(self, answer: Answer, ids: np.ndarray | Sequence[Any], estimand: str) -> Effects:
+    def effects(self, answer: Answer, ids: np.ndarray | Sequence[Any], question: str) -> Effects:
         """Label an answer, and say aloud what it could not do exactly."""
         fitted, measured = self.fitted, self.measured
         fitted.stationarity.warn()
@@ -96,38 +113,44 @@ class Ask:
             values=answer.values.cpu().numpy(),
             query_ids=names,
             train_ids=np.asarray(ids),
-            estimand=estimand,
+            question=question,
+            estimand=self.estimand,
             measure="parameters" if measured is None else measured.name,
-            unit=self._unit(estimand),
-            order=self.best_order,
+            unit=self._unit(question),
+            order=answer.order,
             protocol=fitted.protocol,
-            verdict=answer.solved_by,
+            verdict=str(answer.verdict),
             notes=(*fitted.adapted.notes, *self._said(answer)),
         )
 
-    def _unit(self, estimand: str) -> str:
+    def _unit(self, question: str) -> str:
         unit = "parameter units" if self.measured is None else self.measured.unit
-        return f"{unit} per unit of weight" if estimand == "upweight" else unit
+        return f"{unit} per unit of weight" if question == "upweight" else unit
 
     def _said(self, answer: Answer) -> list[str]:
-        said = []
-        fitted = self.fitted
-        if self.best_order == "newton" and not isinstance(fitted.engine, LinearEngine):
+        fitted, said = self.fitted, []
+        if answer.order != "first" and not isinstance(fitted.engine, LinearEngine):
             said.append("Each point's own curvature is taken through the outputs (Gauss-Newton)")
-        if self.order == "auto" and self.best_order == "first":
-            said.append(
-                f"First order, since the leverage correction needs a dense inverse of {fitted.dense_bytes / 2**30:.1f} GiB"
-            )
+        if self.order == "auto":
+            said.append(self._instead(answer))
         if self.estimand == "newton":
             said.append("Of the Newton iterate (gᵢ − Hᵢs)")
         if not fitted.stationarity.reached:
             said.append(f"Not at a minimum: {fitted.stationarity}")
         if answer.refused:
-            share = f"{answer.refused} of {answer.values.shape[1]} changes stay at first order: their leverage reaches 1, so what remains does not determine the parameters"
+            sentence = f"{answer.refused} of {answer.values.shape[1]} changes stay at first order: their leverage reaches 1, so what remains does not determine the parameters"
             warnings.warn(
-                f"{share}. Expected leverages below 1; add a penalty or damping, or refit those points.",
+                f"{sentence}. Expected leverages below 1; add a penalty or damping, or refit those points.",
                 ApproximationWarning,
                 stacklevel=4,
             )
-            said.append(share)
+            said.append(sentence)
         return said
+
+    def _instead(self, answer: Answer) -> str:
+        """Which order was taken, and what the other would have cost."""
+        o = self.fitted.objective
+        costs = order_costs(o.count, o.space.size, len(answer.values), isinstance(self.fitted.engine, LinearEngine))
+        if answer.order == "first":
+            return f"Taken to first order, since the correction needs {dense_bytes(o.space.size) / 2**30:.2g} GiB and about {costs['newton']:.0e} FLOPs"
+        return f"order='first' would cost about {costs['first']:.0e} FLOPs, this took about {costs['newton']:.0e}"

@@ -1,0 +1,68 @@
+"""The router: which road is cheapest in FLOPs inside a memory budget. Pure arithmetic, and the only place that decides."""
+
+from __future__ import annotations
+
+TILE_BYTES = 2**26
+"""A tile's working set: large enough for efficient products, small beside any budget."""
+
+EXPECTED_STEPS = 12
+"""Steps the shared Krylov space of a hundred rows usually needs; only the choice of solver rests on it."""
+
+MATRICES_HELD = 3
+"""H, its factor and its inverse: what the dense road keeps in memory at once."""
+
+WOODBURY_SHARE = 4
+"""A group's own system pays when it is this many times smaller than p: it is solved in addition to two products."""
+
+
+def chunk(numbers: int, item: int, budget: int = TILE_BYTES) -> int:
+    """Examples handled at a time when each needs this many numbers of working memory."""
+    return max(1, budget // max(1, numbers * item))
+
+
+def dense_bytes(p: int) -> int:
+    """What the exact dense road holds at once, in float64."""
+    return MATRICES_HELD * 8 * p * p
+
+
+def route_product(s: int, i: int, o: int, m: int, item: int) -> tuple[str, int]:
+    """How Σ_s g[s] ⊗ a[s] meets m full matrices (o, i), and how many examples at a time.
+
+    through   push every position through all matrices      2·s·m·o·(i + 1) FLOPs, s·m·o numbers
+    written   write the gradient out, then one product      2·o·i·(s + m) FLOPs, o·i numbers
+    """
+    costs = {"through": 2.0 * s * m * o * (i + 1), "written": 2.0 * o * i * (s + m)}
+    how = min(costs, key=lambda name: costs[name])
+    return how, chunk(s * m * o if how == "through" else o * i, item)
+
+
+def route_inverse(n: int, p: int, rows: int, budget: int) -> str:
+    """How a linear model's H is inverted for this many rows.
+
+    cholesky   form, factor and solve: n·p² + p³/3 FLOPs, three matrices of p²
+    block_cg   about a dozen products of all rows: 4·n·p FLOPs a row and step
+    """
+    dense = float(n) * p * p + p**3 / 3
+    iterative = 4.0 * EXPECTED_STEPS * n * p * rows
+    return "block_cg" if iterative < dense or dense_bytes(p) > budget else "cholesky"
+
+
+def order_costs(n: int, p: int, rows: int, linear: bool) -> dict[str, float]:
+    """FLOPs of the two orders of a drop of every point, for the message that names both.
+
+    first    solve for the measurement rows, then one product: the cheaper inverse, and 2·n·p a row
+    newton   factor and write out H⁻¹, and every point's own JᵢH⁻¹Jᵢᵀ: n·p² for a linear model, at most o times that
+    """
+    factor = float(n) * p * p + p**3 / 3
+    iterative = 4.0 * EXPECTED_STEPS * n * p * rows if linear else factor
+    first = min(factor, iterative) + 2.0 * n * p * rows
+    return {"first": first, "newton": factor + p**3 + float(n) * p * p + 2.0 * n * p * rows}
+
+
+def route_group(outputs: int, p: int) -> str:
+    """How the Newton step of a group of a linear model is taken, by its number of outputs.
+
+    woodbury   one system of |S|·o unknowns against the inverse at hand: outputs·p² + outputs³/3
+    retained   factor what remains: p³/3
+    """
+    return "woodbury" if WOODBURY_SHARE * outputs < p else "retained"

@@ -1,0 +1,248 @@
+"""Tiles of gradient rows, one row an example: dense, placed, or factored where a layer is linear.
+
+A linear layer is out[b,s] = W in[b,s] + c, so the gradient of its weight is Σ_s g[b,s] ⊗ a[b,s]: a sum
+over the s positions that share the weight, kept as its factors.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from upweight._typing import Float, Int, Tensor
+from upweight.router import chunk, route_product
+from upweight.space import FlatLayout, LinearLayout
+
+
+class Block(ABC):
+    """A tile of b rows of length p."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """b."""
+
+    @abstractmethod
+    def dense(self) -> Float[Tensor, "b p"]:
+        """The rows, written out."""
+
+    @abstractmethod
+    def against(self, rows: Float[Tensor, "m p"]) -> Float[Tensor, "b m"]:
+        """Inner products of every row of the tile with every given row."""
+
+    @abstractmethod
+    def sum(self, weights: Float[Tensor, "b"]) -> Float[Tensor, "p"]:
+        """The weighted sum of the rows."""
+
+    @abstractmethod
+    def squared_norms(self) -> Float[Tensor, "b"]:
+        """The squared length of each row."""
+
+
+@dataclass(frozen=True)
+class DenseBlock(Block):
+    """Rows held as they are."""
+
+    values: Float[Tensor, "b p"]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def dense(self) -> Tensor:
+        return self.values
+
+    def against(self, rows: Tensor) -> Tensor:
+        return self.values.to(rows.dtype) @ rows.T  # (b, m)
+
+    def sum(self, weights: Tensor) -> Tensor:
+        return weights @ self.values.to(weights.dtype)  # (p,)
+
+    def squared_norms(self) -> Tensor:
+        return torch.linalg.vecdot(self.values, self.values)  # (b,)
+
+
+@dataclass(frozen=True)
+class PlacedBlock(Block):
+    """Rows that are zero outside one parameter."""
+
+    values: Float[Tensor, "b q"]
+    layout: FlatLayout
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def dense(self) -> Tensor:
+        rows = self.values.new_zeros(len(self), self.layout.size)
+        self.layout.scatter(self.values, rows)
+        return rows
+
+    def against(self, rows: Tensor) -> Tensor:
+        return self.values.to(rows.dtype) @ self.layout.gather(rows).T  # (b, m)
+
+    def sum(self, weights: Tensor) -> Tensor:
+        total = weights.new_zeros(1, self.layout.size)
+        self.layout.scatter((weights @ self.values.to(weights.dtype)).unsqueeze(0), total)
+        return total[0]
+
+    def squared_norms(self) -> Tensor:
+        return torch.linalg.vecdot(self.values, self.values)  # (b,)
+
+
+@dataclass(frozen=True)
+class FactoredBlock(Block):
+    """Rows g ⊗ a of a linear map used once an example: output gradients g and augmented inputs a."""
+
+    inputs: Float[Tensor, "b i"]
+    outputs: Float[Tensor, "b o"]
+    layout: LinearLayout
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def dense(self) -> Tensor:
+        return self.layout.rows(self.outputs.unsqueeze(2) * self.inputs.unsqueeze(1))  # (b, p)
+
+    def against(self, rows: Tensor) -> Tensor:
+        weights = self.layout.matrix(rows)  # (m, o, i)
+        _, o, i = weights.shape
+        if i < o:  # contract the longer side first: what is left between the two products is shorter
+            return _contract(self.outputs.to(rows.dtype), weights.permute(1, 0, 2), self.inputs.to(rows.dtype))
+        return _contract(self.inputs.to(rows.dtype), weights.permute(2, 0, 1), self.outputs.to(rows.dtype))
+
+    def sum(self, weights: Tensor) -> Tensor:
+        scaled = self.outputs.to(weights.dtype) * weights.unsqueeze(1)
+        return self.layout.rows((scaled.T @ self.inputs.to(weights.dtype)).unsqueeze(0))[0]  # (p,)
+
+    def squared_norms(self) -> Tensor:
+        return torch.linalg.vecdot(self.inputs, self.inputs) * torch.linalg.vecdot(self.outputs, self.outputs)  # (b,)
+
+
+@dataclass(frozen=True)
+class SharedBlock(Block):
+    """Rows Σ_s g[s] ⊗ a[s] of a linear map shared by s positions: tokens, pixels, or calls of a re-used layer."""
+
+    inputs: Float[Tensor, "b s i"]
+    outputs: Float[Tensor, "b s o"]
+    layout: LinearLayout
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def matrices(self) -> Float[Tensor, "b o i"]:
+        """The gradients of the augmented weight, written out."""
+        return self.outputs.mT @ self.inputs
+
+    def dense(self) -> Tensor:
+        return self.layout.rows(self.matrices())
+
+    def against(self, rows: Tensor) -> Tensor:
+        weights = self.layout.matrix(rows)  # (m, o, i)
+        s, (m, o, i) = self.inputs.shape[1], weights.shape
+        how, size = route_product(s, i, o, m, rows.element_size())
+        product = _through if how == "through" else _written
+        parts = zip(self.inputs.to(rows.dtype).split(size), self.outputs.to(rows.dtype).split(size), strict=True)
+        return torch.cat([product(a, g, weights) for a, g in parts])  # (b, m)
+
+    def sum(self, weights: Tensor) -> Tensor:
+        scaled = self.outputs.to(weights.dtype) * weights[:, None, None]
+        total = scaled.flatten(0, 1).T @ self.inputs.flatten(0, 1).to(weights.dtype)
+        return self.layout.rows(total.unsqueeze(0))[0]  # (p,)
+
+    def squared_norms(self) -> Tensor:
+        s, i, o = self.inputs.shape[1], self.inputs.shape[2], self.outputs.shape[2]
+        if s * (i + o) < i * o:  # the Gram matrices of the positions are smaller than the gradient
+            return ((self.inputs @ self.inputs.mT) * (self.outputs @ self.outputs.mT)).sum((1, 2))
+        parts = zip(*(t.split(chunk(i * o, t.element_size())) for t in (self.inputs, self.outputs)), strict=True)
+        return torch.cat([(g.mT @ a).square().sum((1, 2)) for a, g in parts])
+
+
+@dataclass(frozen=True)
+class IndexedBlock(Block):
+    """Rows of an embedding: Σ_s g[s] in the row of the table that position s looked up."""
+
+    index: Int[Tensor, "b s"]
+    outputs: Float[Tensor, "b s o"]
+    layout: FlatLayout
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def _tables(self, outputs: Float[Tensor, "b s o"], index: Int[Tensor, "b s"]) -> Float[Tensor, "b v o"]:
+        b, s, o = outputs.shape
+        table = outputs.new_zeros(b, self.layout.width // o, o)
+        return table.scatter_add_(1, index.unsqueeze(2).expand(b, s, o), outputs)
+
+    def dense(self) -> Tensor:
+        rows = self.outputs.new_zeros(len(self), self.layout.size)
+        self.layout.scatter(self._tables(self.outputs, self.index).flatten(1), rows)
+        return rows
+
+    def against(self, rows: Tensor) -> Tensor:
+        tables = self.layout.gather(rows).unflatten(1, (-1, self.outputs.shape[2]))  # (m, v, o)
+        outputs = self.outputs.to(rows.dtype)
+        return torch.stack([torch.einsum("bso,bso->b", outputs, table[self.index]) for table in tables], 1)
+
+    def sum(self, weights: Tensor) -> Tensor:
+        scaled = (self.outputs.to(weights.dtype) * weights[:, None, None]).flatten(0, 1).unsqueeze(0)
+        total = weights.new_zeros(1, self.layout.size)
+        self.layout.scatter(self._tables(scaled, self.index.reshape(1, -1)).flatten(1), total)
+        return total[0]
+
+    def squared_norms(self) -> Tensor:
+        same = (self.index.unsqueeze(1) == self.index.unsqueeze(2)).to(self.outputs.dtype)  # (b, s, s)
+        return (same * (self.outputs @ self.outputs.mT)).sum((1, 2))
+
+
+@dataclass(frozen=True)
+class BlockSum(Block):
+    """Rows that are sums of parts: one part a layer, and parts that overlap where parameters are tied."""
+
+    parts: tuple[Block, ...]
+    tied: bool = False
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def dense(self) -> Tensor:
+        return self._added(lambda part: part.dense())
+
+    def against(self, rows: Tensor) -> Tensor:
+        return self._added(lambda part: part.against(rows))
+
+    def sum(self, weights: Tensor) -> Tensor:
+        return self._added(lambda part: part.sum(weights))
+
+    def squared_norms(self) -> Tensor:
+        if not self.tied:
+            return self._added(lambda part: part.squared_norms())
+        rows = self.dense()
+        return torch.linalg.vecdot(rows, rows)
+
+    def _added(self, of: Callable[[Block], Tensor]) -> Tensor:
+        total = of(self.parts[0])
+        for part in self.parts[1:]:
+            total = total + of(part)
+        return total
+
+
+def _contract(first: Float[Tensor, "b x"], weights: Float[Tensor, "x m y"], last: Float[Tensor, "b y"]) -> Tensor:
+    """Σ_xy first[b,x] weights[x,m,y] last[b,y], in pieces that fit a tile."""
+    x, m, y = weights.shape
+    flat = weights.reshape(x, m * y)
+    if y == 1:
+        return (first @ flat).mul_(last)  # (b, m)
+    size = chunk(m * y, first.element_size())
+    parts = zip(first.split(size), last.split(size), strict=True)
+    return torch.cat([((a @ flat).view(len(a), m, y) @ g.unsqueeze(2)).squeeze(2) for a, g in parts])
+
+
+def _through(a: Float[Tensor, "b s i"], g: Float[Tensor, "b s o"], weights: Float[Tensor, "m o i"]) -> Tensor:
+    m, o, _ = weights.shape
+    products = (a.flatten(0, 1) @ weights.flatten(0, 1).T).view(*a.shape[:2], m, o)
+    return torch.einsum("bsmo,bso->bm", products, g)
+
+
+def _written(a: Float[Tensor, "b s i"], g: Float[Tensor, "b s o"], weights: Float[Tensor, "m o i"]) -> Tensor:
+    return (g.mT @ a).flatten(1) @ weights.flatten(1).T  # (b, m)

@@ -1,0 +1,125 @@
+"""Tiles of output Jacobians Jᵢ = ∂ηᵢ/∂θ, one an example: dense, or linear, where Jᵢ = I ⊗ aᵢ and nothing of size p is formed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+
+from upweight._typing import Float, Int, Tensor
+from upweight.linop import LinearOperator
+from upweight.space import LinearLayout
+from upweight.tiles.blocks import Block, DenseBlock, FactoredBlock
+
+
+class Jacobian(ABC):
+    """A tile of output Jacobians Jᵢ = ∂ηᵢ/∂θ, each (o, p)."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """b."""
+
+    @abstractmethod
+    def vjp(self, outputs: Float[Tensor, "b o"]) -> Block:
+        """The rows Jᵢᵀuᵢ."""
+
+    @abstractmethod
+    def jvp(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "b o k"]:
+        """The first-order shift of every output under each of k moves of θ."""
+
+    @abstractmethod
+    def sandwich(self, operator: LinearOperator) -> Float[Tensor, "b o o"]:
+        """Jᵢ A Jᵢᵀ."""
+
+    @abstractmethod
+    def add_gram(self, curvature: Float[Tensor, "b o o"], total: Float[Tensor, "p p"]) -> None:
+        """Add Σ Jᵢᵀ Mᵢ Jᵢ, M symmetric, to a p × p matrix in place."""
+
+    @abstractmethod
+    def dense(self) -> Float[Tensor, "b o p"]:
+        """The Jacobians, written out."""
+
+    @abstractmethod
+    def select(self, chosen: Int[Tensor, "k"]) -> Jacobian:
+        """Some of the examples."""
+
+
+@dataclass(frozen=True)
+class DenseJacobian(Jacobian):
+    """Jacobians held as they are."""
+
+    values: Float[Tensor, "b o p"]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def vjp(self, outputs: Tensor) -> Block:
+        return DenseBlock(torch.einsum("bo,bop->bp", outputs, self.values.to(outputs.dtype)))
+
+    def jvp(self, rows: Tensor) -> Tensor:
+        return self.values.to(rows.dtype) @ rows.T  # (b, o, k)
+
+    def sandwich(self, operator: LinearOperator) -> Tensor:
+        matrix = operator.dense()
+        values = self.values.to(matrix.dtype)
+        return (values @ matrix) @ values.transpose(1, 2)  # (b, o, o)
+
+    def add_gram(self, curvature: Tensor, total: Tensor) -> None:
+        values = self.values.to(total.dtype)
+        total += values.flatten(0, 1).T @ (curvature.to(total.dtype) @ values).flatten(0, 1)
+
+    def dense(self) -> Tensor:
+        return self.values
+
+    def select(self, chosen: Tensor) -> Jacobian:
+        return DenseJacobian(self.values[chosen])
+
+
+@dataclass(frozen=True)
+class LinearJacobian(Jacobian):
+    """Jᵢ = I ⊗ aᵢ: every output of a linear map sees the same inputs."""
+
+    inputs: Float[Tensor, "b i"]
+    layout: LinearLayout
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def vjp(self, outputs: Tensor) -> Block:
+        return FactoredBlock(self.inputs, outputs, self.layout)
+
+    def jvp(self, rows: Tensor) -> Tensor:
+        weights = self.layout.matrix(rows)  # (k, o, i)
+        products = self.inputs.to(rows.dtype) @ weights.flatten(0, 1).T
+        return products.view(len(self.inputs), len(rows), self.layout.outputs).transpose(1, 2)  # (b, o, k)
+
+    def sandwich(self, operator: LinearOperator) -> Tensor:
+        matrix = operator.dense()
+        inputs, o = self.inputs.to(matrix.dtype), self.layout.outputs
+        found = inputs.new_empty(len(inputs), o, o)
+        for row in range(o):
+            for column in range(row + 1 if operator.symmetric else o):
+                block = self.layout.read(matrix, row, column)
+                found[:, row, column] = torch.linalg.vecdot(inputs @ block, inputs)
+                if operator.symmetric:
+                    found[:, column, row] = found[:, row, column]
+        return found
+
+    def add_gram(self, curvature: Tensor, total: Tensor) -> None:
+        inputs, o = self.inputs, self.layout.outputs
+        curvature = curvature.to(inputs.dtype)
+        for row in range(o):
+            for column in range(row + 1):
+                block = (inputs * curvature[:, row, column, None]).T @ inputs  # (i, i)
+                self.layout.add(total, row, column, block)
+                if column != row:
+                    self.layout.add(total, column, row, block.T)
+
+    def dense(self) -> Tensor:
+        eye = torch.eye(self.layout.outputs, dtype=self.inputs.dtype, device=self.inputs.device)
+        rows = (eye[None, :, :, None] * self.inputs[:, None, None, :]).flatten(0, 1)  # (b·o, o, i)
+        return self.layout.rows(rows).view(len(self.inputs), self.layout.outputs, -1)
+
+    def select(self, chosen: Tensor) -> Jacobian:
+        return LinearJacobian(self.inputs[chosen], self.layout)

@@ -1,0 +1,50 @@
+"""An n × p matrix read as tiles, and its transpose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from upweight._typing import Float, Tensor
+from upweight.linop import LinearOperator
+from upweight.tiles.blocks import Block
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An n × p matrix read as tiles: what a gradient pass yields, measurement and change alike."""
+
+    count: int
+    size: int
+    tiles: Callable[[], Iterator[Block]]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, p)."""
+        return self.count, self.size
+
+    def dense(self) -> Float[Tensor, "n p"]:
+        """The rows, written out."""
+        return torch.cat([block.dense() for block in self.tiles()])
+
+    def __matmul__(self, operator: LinearOperator) -> Float[Tensor, "n p"]:
+        """``T @ A``."""
+        return torch.cat([block.dense() @ operator for block in self.tiles()])
+
+    @property
+    def T(self) -> Columns:
+        """The p × n transpose, for the right of a product."""
+        return Columns(self)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The transpose of Rows."""
+
+    source: Rows
+
+    def __rmatmul__(self, rows: Float[Tensor, "m p"]) -> Float[Tensor, "m n"]:
+        """``V @ C.T``."""
+        return torch.cat([block.against(rows) for block in self.source.tiles()]).T

@@ -1,0 +1,35 @@
+"""The examples and the README's code run as written."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def run(script: str) -> str:
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_is_short(path):
+    assert len(path.read_text("utf-8").splitlines()) < 80
+
+
+def test_the_label_errors_example_finds_most_and_correcting_them_helps():
+    printed = run((ROOT / "examples" / "label_errors.py").read_text("utf-8"))
+    found = int(re.search(r"(\d+) of the 60 wrong labels", printed).group(1))
+    assert found >= 45
+    before, after = map(float, re.search(r"loss ([\d.]+) as fitted, ([\d.]+) after", printed).groups())
+    assert after < 0.95 * before
+
+
+def test_the_readme_s_code_prints_what_it_says():
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S).group(1)
+    printed = run(code)
+    for words in ("Effects (20 × 469)", "rank", "loss_rank", "Calibration on 20 real refits", "stationarity"):
+        assert words in printed
