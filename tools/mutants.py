@@ -336,8 +336,8 @@ MUTANTS = [
     Mutant(
         "half of the Gauss-Newton matrix",
         "curvature/ggn.py",
-        "add_gram(objective.loss.hessian(*engine.outputs(batch)) * weights, matrix)",
-        "add_gram(objective.loss.hessian(*engine.outputs(batch)) * weights / 2, matrix)",
+        "jacobian.add_gram(objective.loss.hessian(outputs, targets) * weights, matrix)",
+        "jacobian.add_gram(objective.loss.hessian(outputs, targets) * weights / 2, matrix)",
     ),
 ]
 

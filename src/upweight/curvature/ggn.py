@@ -18,6 +18,7 @@ def ggn(source: Objective | Engine) -> Dense:
     matrix = torch.zeros(objective.space.size, objective.space.size, dtype=torch.float64, device=objective.theta.device)
     for where, batch in engine.batches():
         weights = objective.weights[where, None, None].to(objective.theta.dtype)
-        engine.jacobian(batch).add_gram(objective.loss.hessian(*engine.outputs(batch)) * weights, matrix)
+        outputs, targets, jacobian = engine.linearised(batch)
+        jacobian.add_gram(objective.loss.hessian(outputs, targets) * weights, matrix)
     matrix.diagonal().add_(objective.penalty.diagonal.to(matrix))
     return Dense(matrix, is_symmetric=True)

@@ -4,6 +4,7 @@ from typing import Any
 
 from upweight.gradients.engine import Engine
 from upweight.gradients.linear import LinearEngine, linear_engine
+from upweight.gradients.network import NetworkEngine, network_engine
 from upweight.gradients.stationarity import Stationarity, measure_stationarity
 from upweight.gradients.vmap import VmapEngine
 from upweight.objective import Objective, read_examples
@@ -11,9 +12,9 @@ from upweight.tiles import Rows
 
 
 def engine_for(objective: Objective) -> Engine:
-    """The closed-form engine where the model is linear in its tracked parameters, else the general one."""
+    """Closed forms where the model is linear in its tracked parameters, layerwise factors for networks, else vmap."""
     general = VmapEngine(objective)
-    return linear_engine(general) or general
+    return linear_engine(general) or network_engine(general) or general
 
 
 def rows(objective: Objective, data: Any = None) -> Rows:
@@ -37,4 +38,13 @@ def rows(objective: Objective, data: Any = None) -> Rows:
     )
 
 
-__all__ = ["Engine", "LinearEngine", "Stationarity", "VmapEngine", "engine_for", "measure_stationarity", "rows"]
+__all__ = [
+    "Engine",
+    "LinearEngine",
+    "NetworkEngine",
+    "Stationarity",
+    "VmapEngine",
+    "engine_for",
+    "measure_stationarity",
+    "rows",
+]

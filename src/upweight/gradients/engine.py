@@ -39,6 +39,12 @@ class Engine(ABC):
     def jacobian(self, batch: Batch) -> Jacobian:
         """Jᵢ = ∂ηᵢ/∂θ at θ̂."""
 
+    def linearised(
+        self, batch: Batch, names: np.ndarray | None = None
+    ) -> tuple[Float[Tensor, "b o"], Tensor, Jacobian]:
+        """η, checked targets and J of a batch at θ̂: from one pass where the engine can."""
+        return *self.outputs(batch, names=names), self.jacobian(batch)
+
     @abstractmethod
     def hessian(
         self, examples: Examples, weights: Float[Tensor, "n"], theta: Float[Tensor, "p"] | None = None

@@ -54,8 +54,8 @@ def measure_stationarity(engine: Engine) -> Stationarity:
     total, squares = objective.weights.new_zeros(objective.space.size), 0.0
     for where, batch in engine.batches():
         weights, names = objective.weights[where], objective.examples.ids[where]
-        outputs, targets = engine.outputs(batch, names=names)
-        block = engine.gradients(batch)
+        outputs, targets, jacobian = engine.linearised(batch, names)
+        block = jacobian.vjp(objective.loss.gradient(outputs, targets))
         norms = block.squared_norms().to(weights.dtype)
         _check(objective.loss.values(outputs, targets), norms, names)
         squares += float(weights @ norms)

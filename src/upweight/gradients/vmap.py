@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -10,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.func import functional_call, grad, jacrev, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from upweight._typing import Batch, Tensor
 from upweight.errors import ConfigError
@@ -22,6 +26,14 @@ from upweight.tiles import Block, DenseBlock, DenseJacobian, Jacobian
 
 HESSIAN_ROWS = 64
 """Hessian rows formed by one vectorised double backward pass."""
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Attention by its formula: fused kernels have no second derivative and no rule for examples one by one."""
+    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
+        yield
 
 
 class _Bound(nn.Module):
@@ -64,13 +76,35 @@ class VmapEngine(Engine):
 
     def gradients(self, batch: Batch, theta: Tensor | None = None) -> Block:
         _, targets = self.outputs(batch, theta)
-        with as_found(self.objective.model):
-            rows = vmap(grad(self._loss), in_dims=(None, 0, 0))(self._at(theta), batch, targets)
-        return DenseBlock(rows.detach())  # (b, p)
+        slope = partial(grad(self._loss), self._at(theta))
+        return DenseBlock(self._each(slope, batch, targets))  # (b, p)
 
     def jacobian(self, batch: Batch) -> Jacobian:
-        with as_found(self.objective.model):
-            return DenseJacobian(vmap(jacrev(self._outputs), in_dims=(None, 0))(self._at(None), batch).detach())
+        return DenseJacobian(self._each(partial(jacrev(self._outputs), self._at(None)), batch))
+
+    def pulled_of(
+        self, names: tuple[str, ...], batch: Batch, slopes: Tensor, theta: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The rows Jᵀ·slopes of some parameters only, (b, q) each."""
+        whole = self.objective.space.unflatten(self._at(theta))
+        part = {name: whole[name] for name in names}
+
+        def along(part: dict[str, Tensor], example: Batch, slope: Tensor) -> Tensor:
+            return self._outputs(self.objective.space.flatten({**whole, **part}), example) @ slope
+
+        found = self._each(partial(grad(along), part), batch, slopes.to(self.objective.theta.dtype))
+        return {name: value.flatten(1) for name, value in found.items()}
+
+    def jacobians_of(self, names: tuple[str, ...], batch: Batch) -> dict[str, Tensor]:
+        """Output Jacobians of some parameters only, (b, o, q) each."""
+        whole = self.objective.space.unflatten(self._at(None))
+        part = {name: whole[name] for name in names}
+
+        def outputs(part: dict[str, Tensor], example: Batch) -> Tensor:
+            return self._outputs(self.objective.space.flatten({**whole, **part}), example)
+
+        found = self._each(partial(jacrev(outputs), part), batch)
+        return {name: value.flatten(2) for name, value in found.items()}
 
     def hessian(self, examples: Examples, weights: Tensor, theta: Tensor | None = None) -> Tensor:
         p = self.objective.space.size
@@ -88,8 +122,7 @@ class VmapEngine(Engine):
         def one(theta: Tensor, example: Batch, target: Tensor) -> Tensor:
             return slope(theta, example, target) @ direction.to(theta.dtype)
 
-        with as_found(self.objective.model):
-            return vmap(grad(one), in_dims=(None, 0, 0))(self._at(None), batch, targets).detach()
+        return self._each(partial(grad(one), self._at(None)), batch, targets)
 
     def input_gradient(self, batch: Batch, rows: Tensor) -> Tensor:
         if not (isinstance(batch, tuple | list) and isinstance(batch[0], Tensor) and batch[0].is_floating_point()):
@@ -101,11 +134,11 @@ class VmapEngine(Engine):
         def along(inputs: Tensor, raw: Tensor, target: Tensor, row: Tensor) -> Tensor:
             return grad(self._loss)(self._at(None), (inputs, raw), target) @ row
 
-        per_row = vmap(grad(along), in_dims=(None, None, None, 0))
-        with as_found(self.objective.model):
-            return vmap(per_row, in_dims=(0, 0, 0, None))(
-                batch[0], batch[1], targets, rows.to(self.objective.theta.dtype)
-            ).detach()
+        def of_example(inputs: Tensor, raw: Tensor, target: Tensor) -> Tensor:
+            slope = grad(along)
+            return torch.stack([slope(inputs, raw, target, row) for row in rows.to(self.objective.theta.dtype)])
+
+        return self._each(of_example, batch[0], batch[1], targets)
 
     def _add_hessian(self, total: Tensor, theta: Tensor, batch: Batch, targets: Tensor, weights: Tensor) -> None:
         def weighted(theta: Tensor) -> Tensor:
@@ -116,8 +149,37 @@ class VmapEngine(Engine):
             return grad(lambda point: grad(weighted)(point) @ direction)(theta)
 
         eye = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
-        for start in range(0, len(theta), HESSIAN_ROWS):
-            total[start : start + HESSIAN_ROWS] += vmap(row)(eye[start : start + HESSIAN_ROWS]).detach()
+        size = HESSIAN_ROWS if self.vectorised else 1
+        for start in range(0, len(theta), size):
+            directions = eye[start : start + size]
+            with plain_attention():
+                found = vmap(row)(directions) if self.vectorised else row(directions[0]).unsqueeze(0)
+            total[start : start + size] += found.detach()
+
+    def _each(self, function: Callable[..., Any], *batches: Any) -> Any:
+        """A function of one example for every example: vectorised where the model allows it, else one by one."""
+        with as_found(self.objective.model), plain_attention():
+            if self.vectorised:
+                return map_tensors(vmap(function)(*batches), Tensor.detach)
+            tensors: list[Tensor] = []
+            map_tensors(batches, tensors.append)
+            count = len(tensors[0])
+            found = [function(*(map_tensors(b, lambda t, i=i: t[i]) for b in batches)) for i in range(count)]
+        if isinstance(found[0], dict):
+            return {name: torch.stack([one[name] for one in found]).detach() for name in found[0]}
+        return torch.stack(found).detach()
+
+    @cached_property
+    def vectorised(self) -> bool:
+        """Whether torch can vectorise the model's derivatives over examples; some recurrent kernels it cannot."""
+        batch = self.objective.moved(self.objective.examples.read(slice(0, min(2, self.objective.count))))
+        _, targets = self.outputs(batch)
+        try:
+            with as_found(self.objective.model), plain_attention():
+                vmap(partial(grad(self._loss), self._at(None)))(batch, targets)
+        except RuntimeError:
+            return False
+        return True
 
     def _outputs(self, theta: Tensor, example: Batch) -> Tensor:
         return self.run(theta, map_tensors(example, partial(torch.unsqueeze, dim=0)))[0].reshape(-1)

@@ -1,6 +1,19 @@
 """Square matrices known by their products."""
 
-from upweight.linop.operator import Damped, LinearOperator, Scaled, Sum, identity
-from upweight.linop.structured import Dense, Diagonal
+from upweight.linop.blocks import BlockDiagonal
+from upweight.linop.kronecker import Kronecker, KroneckerEigen
+from upweight.linop.operator import Damped, LinearOperator, Scaled, Sum
+from upweight.linop.structured import Dense, Diagonal, Identity
 
-__all__ = ["Damped", "Dense", "Diagonal", "LinearOperator", "Scaled", "Sum", "identity"]
+__all__ = [
+    "BlockDiagonal",
+    "Damped",
+    "Dense",
+    "Diagonal",
+    "Identity",
+    "Kronecker",
+    "KroneckerEigen",
+    "LinearOperator",
+    "Scaled",
+    "Sum",
+]

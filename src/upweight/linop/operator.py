@@ -8,8 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import torch
-
 from upweight._typing import Float, Tensor
 
 
@@ -139,8 +137,3 @@ class Scaled(LinearOperator):
 
     def dense(self) -> Tensor:
         return self.factor * self.base.dense()
-
-
-def identity(size: int, like: Tensor) -> Float[Tensor, "p p"]:
-    """I, in the type and on the device of another tensor."""
-    return torch.eye(size, dtype=like.dtype, device=like.device)

@@ -1,4 +1,4 @@
-"""Matrices that are written down: dense, and diagonal."""
+"""Matrices that are written down: dense, diagonal, and the identity."""
 
 from __future__ import annotations
 
@@ -57,3 +57,27 @@ class Diagonal(LinearOperator):
 
     def dense(self) -> Tensor:
         return torch.diag(self.entries)
+
+
+@dataclass(frozen=True)
+class Identity(LinearOperator):
+    """I: the curvature of the gradient dot product."""
+
+    width: int
+
+    @property
+    def size(self) -> int:
+        return self.width
+
+    @property
+    def symmetric(self) -> bool:
+        return True
+
+    def after(self, rows: Tensor) -> Tensor:
+        return rows
+
+    def transpose(self) -> LinearOperator:
+        return self
+
+    def dense(self) -> Tensor:
+        return torch.eye(self.width, dtype=torch.float64)

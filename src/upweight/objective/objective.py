@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 from torch import nn
 
@@ -45,6 +46,11 @@ class Objective:
     def count(self) -> int:
         """n."""
         return len(self.examples)
+
+    @property
+    def outputs(self) -> int:
+        """o, the outputs of one example."""
+        return prod(self.trailing)
 
     @property
     def total_weight(self) -> float:

@@ -128,8 +128,9 @@ def measurement(fitted: Fitted, query: Any, measure: str | Callable[..., Tensor]
     engine = fitted.engine
     parts, jacobians = [], []
     for where, batch in engine.batches(examples):
-        parts.append(engine.outputs(batch, names=examples.ids[where]))
-        jacobians.append(engine.jacobian(batch))
+        outputs, targets, jacobian = engine.linearised(batch, examples.ids[where])
+        parts.append((outputs, targets))
+        jacobians.append(jacobian)
     outputs, targets = (torch.cat(column) for column in zip(*parts, strict=True))
     if targets.shape[-1:] == (0,) and measure != "prediction":
         raise ShapeError(

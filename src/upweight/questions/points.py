@@ -145,14 +145,14 @@ def _relabelled(fitted: Fitted, places: np.ndarray, labels: list[Any]) -> Iterat
     loss, trailing, codec = fitted.objective.loss, fitted.objective.trailing, fitted.adapted.codec
     part = Chosen(fitted.objective.examples, places)
     for where, batch in fitted.engine.batches(part):
-        outputs, targets = fitted.engine.outputs(batch)
+        outputs, targets, jacobian = fitted.engine.linearised(batch, part.ids[where])
         given = targets.reshape(len(targets), *trailing) if targets.shape == outputs.shape else targets
         wanted = torch.stack([codec.target(label, like) for label, like in zip(labels[where], given, strict=True)])
         changed = loss.prepare(outputs.reshape(len(outputs), *trailing), wanted, part.ids[where])[1]
         weights = fitted.weights[places[where]]
         push = (loss.gradient(outputs, changed) - loss.gradient(outputs, targets)).double() * weights[:, None]
         curvature = (loss.hessian(outputs, changed) - loss.hessian(outputs, targets)).double() * weights[:, None, None]
-        yield Tile(where, Changes(fitted.engine.jacobian(batch), push, curvature))
+        yield Tile(where, Changes(jacobian, push, curvature))
 
 
 def _replaced(fitted: Fitted, places: np.ndarray, examples: Examples) -> Iterator[Tile]:

@@ -32,11 +32,11 @@ def terms(
     """
     loss = fitted.objective.loss
     for where, batch in fitted.engine.batches(examples):
-        outputs, targets = fitted.engine.outputs(batch, names=examples.ids[where])
+        outputs, targets, jacobian = fitted.engine.linearised(batch, examples.ids[where])
         amount = amounts[where]
         push = loss.gradient(outputs, targets).double() * amount[:, None]
         curvature = loss.hessian(outputs, targets).double() * amount[:, None, None]
-        changes = Changes(fitted.engine.jacobian(batch), push, curvature)
+        changes = Changes(jacobian, push, curvature)
         if pending is not None:
             rest = _beyond_outputs(fitted, batch, changes, amount, pending)
             changes = replace(changes.moved(pending), rest=rest)

@@ -1,18 +1,32 @@
 """A ↦ A⁻¹: which rule inverts which matrix, on one page.
 
-symmetric dense        Cholesky (positive definite or a named error)
-any other dense        LU
-diagonal               entrywise
-symmetric, products    block conjugate gradients (`upweight.solve.cg`)
+block diagonal            block by block
+Kronecker in eigenbasis   entrywise in the basis: Q (Λ + λ)⁻¹ Qᵀ
+Kronecker                 its eigenbasis first
+diagonal, identity        entrywise
+symmetric dense           Cholesky (positive definite or a named error)
+any other dense           LU
+known by products         block conjugate gradients (`upweight.solve.cg`)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from upweight._typing import Float, Tensor
 from upweight.errors import IndefiniteCurvature
-from upweight.linop import Damped, Diagonal, LinearOperator
+from upweight.linop import (
+    BlockDiagonal,
+    Damped,
+    Diagonal,
+    Identity,
+    Kronecker,
+    KroneckerEigen,
+    LinearOperator,
+    Scaled,
+)
 from upweight.solve.direct import Inverse, cholesky, lu
 from upweight.solve.verdict import Verdict
 
@@ -35,40 +49,79 @@ def inverse(operator: LinearOperator, gauge: Float[Tensor, "g p"] | None = None)
     """
     damping = operator.damping if isinstance(operator, Damped) else 0.0
     base = operator.base if isinstance(operator, Damped) else operator
+    if isinstance(base, BlockDiagonal):
+        return _blockwise(base)
+    if isinstance(base, Kronecker):
+        base = eigen(base)
+    if isinstance(base, KroneckerEigen):
+        inverted = KroneckerEigen(base.left, base.right, _reciprocal(base.values + damping))
+        return Inverted(inverted, _verdict("eigenvalues of a Kronecker basis", base.values, damping))
     if isinstance(base, Diagonal):
-        return _diagonal(base.entries + damping, damping)
+        return Inverted(
+            Diagonal(_reciprocal(base.entries + damping)), _verdict("entrywise division", base.entries, damping)
+        )
+    if isinstance(base, Identity):
+        share = Verdict("the identity", 0.0, damping=damping, damping_share=damping)
+        return Inverted(Scaled(base, 1 / (1 + damping)), share)
     matrix = operator.dense().double()
     return cholesky(matrix, gauge, damping) if operator.symmetric else lu(matrix, damping)
 
 
 @dataclass(frozen=True)
-class DiagonalInverse(Inverse):
-    """1/dⱼ for every coordinate."""
+class Inverted(Inverse):
+    """An inverse that is itself a matrix of a known kind."""
 
-    entries: Float[Tensor, "p"]
+    operator: LinearOperator
     verdict: Verdict
 
     @property
     def size(self) -> int:
-        return self.entries.shape[0]
+        return self.operator.size
 
     @property
     def symmetric(self) -> bool:
-        return True
+        return self.operator.symmetric
 
     def after(self, rows: Tensor) -> Tensor:
-        return rows * self.entries
+        return self.operator.after(rows)
 
     def transpose(self) -> LinearOperator:
-        return self
+        return Inverted(self.operator.T, self.verdict)
 
     def dense(self) -> Tensor:
-        return self.entries.diag()
+        return self.operator.dense()
 
 
-def _diagonal(entries: Tensor, damping: float) -> DiagonalInverse:
-    if not bool((entries > 0).all()):
+def eigen(product: Kronecker) -> KroneckerEigen:
+    """A Kronecker product in the eigenbasis of its factors; factored in float64."""
+    left, right = torch.linalg.eigh(product.left.double()), torch.linalg.eigh(product.right.double())
+    values = left.eigenvalues.clamp_min(0)[:, None] * right.eigenvalues.clamp_min(0)[None, :]
+    dtype = product.left.dtype
+    return KroneckerEigen(left.eigenvectors.to(dtype), right.eigenvectors.to(dtype), values.to(dtype))
+
+
+def _blockwise(operator: BlockDiagonal) -> Inverse:
+    found = [(layout, inverse(block)) for layout, block in operator.parts]
+    shares = [block.verdict.damping_share for _, block in found]
+    dampings = [block.verdict.damping for _, block in found]
+    verdict = Verdict(
+        f"{len(found)} blocks",
+        residual=max((block.verdict.residual or 0.0 for _, block in found), default=0.0),
+        damping=max(dampings, default=0.0),
+        damping_share=sum(shares) / max(1, len(shares)),
+    )
+    parts = tuple((layout, block.operator if isinstance(block, Inverted) else block) for layout, block in found)
+    return Inverted(BlockDiagonal(operator.width, parts), verdict)
+
+
+def _verdict(method: str, values: Tensor, damping: float) -> Verdict:
+    return Verdict(method, 0.0, damping=damping, damping_share=damping / float(values.mean()) if damping else 0.0)
+
+
+def _reciprocal(values: Tensor) -> Tensor:
+    """1/Λ of values that must all be above zero."""
+    if not bool((values > 0).all()):
         raise IndefiniteCurvature(
-            f"the diagonal curvature has an entry of {float(entries.min()):.3g}. Expected every entry above zero; add damping."
+            f"the diagonal curvature has an entry of {float(values.min()):.3g}. Expected every entry above zero; add damping."
         )
-    return DiagonalInverse(1 / entries, Verdict("entrywise division", 0.0, damping=damping))
+    return 1 / values

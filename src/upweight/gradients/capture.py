@@ -1,0 +1,211 @@
+"""One forward and one backward pass give every layer's inputs and output gradients; no weight gradient is formed.
+
+Parameters carry no gradient, so autograd keeps only what the layers' outputs need, from the first tracked
+layer on. A layer used several times has as many positions more. Layer rules are believed only after the
+rows they give have been held against plain autograd; a parameter that no rule covers is left to ``vmap``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from upweight._typing import Batch, Float, Tensor
+from upweight.gradients.guard import as_found
+from upweight.gradients.layers import Direct, Factored, Indexed, Rule
+from upweight.gradients.vmap import VmapEngine
+from upweight.space import FlatLayout, LinearLayout
+from upweight.tiles import Block, PlacedBlock
+from upweight.tiles.blocks import IndexedBlock
+from upweight.tiles.layer_jacobians import (
+    FactoredJacobian,
+    IndexedJacobian,
+    LayerJacobian,
+    PlacedJacobian,
+    factored_block,
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A tracked layer: its module, its rule, where its parameters lie, and on which axis its examples are."""
+
+    name: str
+    module: nn.Module
+    rule: Rule
+    layouts: dict[str, LinearLayout | FlatLayout]
+    axis: int = 0
+
+    def leading(self, values: Tensor, count: int) -> Tensor:
+        """Examples on the leading axis: moved there, or unfolded from (b·s, ...) where layers flatten them."""
+        values = values.movedim(self.axis, 0) if self.axis else values
+        return values if len(values) == count else values.reshape(count, -1, *values.shape[1:])
+
+
+@dataclass
+class Call:
+    """One use of a layer within a pass."""
+
+    inputs: Tensor
+    edge: Any
+    shape: torch.Size
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A forward pass at which every tracked layer was watched."""
+
+    outputs: Float[Tensor, "b ..."]
+    targets: Any
+    calls: list[tuple[Site, list[Call]]]
+    count: int
+    kept: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def pull(self, slopes: Float[Tensor, "b o"], again: bool = False) -> list[list[Tensor]]:
+        """Gradients of Σ slopes·outputs with respect to the output of every call of every site."""
+        edges = [call.edge for _, calls in self.calls for call in calls]
+        shapes = [call.shape for _, calls in self.calls for call in calls]
+        found = torch.autograd.grad(
+            self.outputs,
+            edges,
+            slopes.view_as(self.outputs).to(self.outputs.dtype),
+            retain_graph=again,
+            allow_unused=True,
+        )
+        flat = iter(
+            torch.zeros(shape, dtype=self.outputs.dtype, device=self.outputs.device) if g is None else g
+            for g, shape in zip(found, shapes, strict=True)
+        )
+        return [[next(flat) for _ in calls] for _, calls in self.calls]
+
+    def inputs(self, place: int) -> Float[Tensor, "b s i"]:
+        """a of a factored site, the positions of its calls side by side, with the constant where there is a bias."""
+        site, calls = self.calls[place]
+        assert isinstance(site.rule, Factored)
+        if site.name not in self.kept:
+            parts = [site.rule.inputs(site.module, site.leading(call.inputs, self.count)) for call in calls]
+            joined = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+            layout = site.layouts["weight"]
+            assert isinstance(layout, LinearLayout)
+            biased = layout.bias is not None
+            ones = joined.new_ones(*joined.shape[:2], 1)
+            if layout.weight is None:
+                joined = ones
+            elif biased:
+                joined = torch.cat([joined, ones], 2)
+            self.kept[site.name] = joined
+        return self.kept[site.name]
+
+    def slopes(self, place: int, gradients: list[Tensor]) -> Float[Tensor, "b s o"]:
+        """g of a factored or indexed site, the positions of its calls side by side."""
+        site, _ = self.calls[place]
+        leading = [site.leading(g, self.count) for g in gradients]
+        if isinstance(site.rule, Factored):
+            parts = [site.rule.outputs(site.module, g) for g in leading]
+        else:
+            known = (self.index(place) != site.module.padding_idx).unsqueeze(2)  # pyright: ignore
+            return torch.cat([g.reshape(self.count, -1, g.shape[-1]) for g in leading], 1) * known
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def index(self, place: int) -> Tensor:
+        """The rows an embedding looked up, (b, s)."""
+        site, calls = self.calls[place]
+        return torch.cat([site.leading(call.inputs, self.count).reshape(self.count, -1) for call in calls], 1)
+
+    def direct(self, place: int, gradients: list[Tensor]) -> dict[str, Float[Tensor, "b q"]]:
+        """Written-out gradients of a site's parameters that have no factors."""
+        site, calls = self.calls[place]
+        rule = site.rule
+        total: dict[str, Tensor] = {}
+        for call, gradient in zip(calls, gradients, strict=True):
+            inputs, slopes = (site.leading(t, self.count) for t in (call.inputs, gradient))
+            if isinstance(rule, Direct):
+                found = rule.gradients(site.module, inputs, slopes)
+            else:  # the bias of a transposed convolution: one number an output channel
+                found = {"bias": slopes.flatten(2).sum(2)}
+            for name, value in found.items():
+                if name in site.layouts:
+                    total[name] = total[name] + value.flatten(1) if name in total else value.flatten(1)
+        return total
+
+    def blocks(self, gradients: list[list[Tensor]]) -> list[Block]:
+        """The gradient rows of every site, from what ``pull`` returned."""
+        found: list[Block] = []
+        for place, (site, _) in enumerate(self.calls):
+            mine = gradients[place]
+            if isinstance(site.rule, Factored) and "weight" in site.layouts:
+                layout = site.layouts["weight"]
+                assert isinstance(layout, LinearLayout)
+                found.append(factored_block(self.inputs(place), self.slopes(place, mine), layout))
+            elif isinstance(site.rule, Indexed):
+                layout = site.layouts["weight"]
+                assert isinstance(layout, FlatLayout)
+                found.append(IndexedBlock(self.index(place), self.slopes(place, mine), layout))
+            found.extend(PlacedBlock(values, _flat(site, name)) for name, values in self._placed(place, mine).items())
+        return found
+
+    def jacobians(self, gradients: list[list[list[Tensor]]]) -> list[LayerJacobian]:
+        """The Jacobian of every site, from one ``pull`` for each output."""
+        found: list[LayerJacobian] = []
+        for place, (site, _) in enumerate(self.calls):
+            mine = [of_output[place] for of_output in gradients]
+            if isinstance(site.rule, Factored | Indexed) and "weight" in site.layouts:
+                slopes = torch.stack([self.slopes(place, one) for one in mine], 1)  # (b, k, s, o)
+                layout = site.layouts["weight"]
+                if isinstance(layout, LinearLayout):
+                    found.append(FactoredJacobian(self.inputs(place), slopes, layout))
+                else:
+                    found.append(IndexedJacobian(self.index(place), slopes, layout))
+            placed = [self._placed(place, one) for one in mine]
+            for name in placed[0]:
+                found.append(PlacedJacobian(torch.stack([one[name] for one in placed], 1), _flat(site, name)))
+        return found
+
+    def _placed(self, place: int, gradients: list[Tensor]) -> dict[str, Tensor]:
+        site, _ = self.calls[place]
+        alone = isinstance(site.rule, Direct) or (isinstance(site.rule, Factored) and "bias" in site.layouts)
+        return self.direct(place, gradients) if alone else {}
+
+
+def _flat(site: Site, name: str) -> FlatLayout:
+    layout = site.layouts[name]
+    assert isinstance(layout, FlatLayout)
+    return layout
+
+
+def capture(general: VmapEngine, sites: tuple[Site, ...], batch: Batch, theta: Tensor | None = None) -> Captured:
+    """Run the model once with every site watched."""
+    model, theta = general.objective.model, general.objective.theta if theta is None else theta
+    calls: dict[str, list[Call]] = {site.name: [] for site in sites}
+    with _watched(sites, calls, theta), as_found(model), torch.enable_grad():
+        outputs, targets = general.run(theta.to(general.objective.theta.dtype).detach(), batch)
+    return Captured(outputs, targets, [(site, calls[site.name]) for site in sites if calls[site.name]], len(outputs))
+
+
+@contextmanager
+def _watched(sites: tuple[Site, ...], calls: dict[str, list[Call]], like: Tensor) -> Iterator[None]:
+    """Hooks that keep inputs and the autograd edges of outputs, inside one `with`."""
+    anchor = torch.zeros((), dtype=like.dtype, device=like.device, requires_grad=True)
+
+    def hook_of(site: Site) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+            given = args[0] if args else next(iter(kwargs.values()))
+            if not output.requires_grad:
+                output = output + anchor.to(output.dtype)
+            edge = torch.autograd.graph.get_gradient_edge(output)
+            calls[site.name].append(Call(given.detach(), edge, output.shape))
+            return output
+
+        return hook
+
+    handles = [site.module.register_forward_hook(hook_of(site), with_kwargs=True) for site in sites]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,184 @@
+"""Layer rules: how each layer's input and output gradient become a and g of out[b,s] = W in[b,s] + c.
+
+    Linear, Conv, ConvTranspose, HF Conv1D    factored: a (b, s, i) and g (b, s, o)
+    Embedding                                 indexed: the rows looked up, and g (b, s, o)
+    norms with scale and shift, grouped Conv  direct: the gradient of each parameter, (b, *shape)
+
+A rule sees examples on the leading axis. Which rule serves which layer is the table at the end; it is
+believed for a model only after its gradients have been held against plain autograd (``capture``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from upweight._typing import Float, Tensor
+
+
+@dataclass(frozen=True)
+class Factored:
+    """A linear map: what it is given, what it yields, and whether its weight is kept as (i, o)."""
+
+    inputs: Callable[[Any, Tensor], Float[Tensor, "b s i"]]
+    outputs: Callable[[Any, Tensor], Float[Tensor, "b s o"]]
+    transposed: bool = False
+    bias: bool = True
+    """False where the bias has another width than o and is taken directly."""
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """An embedding: the input is the index."""
+
+
+@dataclass(frozen=True)
+class Direct:
+    """Parameters whose gradients are written out."""
+
+    gradients: Callable[[Any, Tensor, Tensor], dict[str, Tensor]]
+
+
+Rule = Factored | Indexed | Direct
+
+
+def rule_for(module: nn.Module) -> Rule | None:
+    """The rule of a layer, None where there is none: subclasses that compute something else are found out later."""
+    for kind, applies, rule in TABLE:
+        if isinstance(module, kind) and applies(module):
+            return rule
+    return HUGGING_FACE.get(f"{type(module).__module__}.{type(module).__name__}")
+
+
+def _positions_last(values: Float[Tensor, "b ... i"]) -> Float[Tensor, "b s i"]:
+    return values.reshape(len(values), -1, values.shape[-1])
+
+
+def _positions_after_channels(values: Float[Tensor, "b o ..."]) -> Float[Tensor, "b s o"]:
+    return values.flatten(2).mT
+
+
+def _windows(layer: Any, inputs: Tensor) -> Float[Tensor, "b s i"]:
+    """The window of every output position, channels first, as the weight lies."""
+    if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        inputs = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
+        padding = (0,) * len(layer.kernel_size)
+    else:
+        padding = layer.padding
+    return unfold(inputs, layer.kernel_size, layer.stride, padding, layer.dilation)
+
+
+def _windows_of_outputs(layer: Any, slopes: Tensor) -> Float[Tensor, "b s o"]:
+    """A transposed convolution is a convolution of its output gradients: one window an input position."""
+    sizes = zip(layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.output_padding, strict=True)
+    count = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, (k, s, p, d, _) in zip(slopes.shape[2:], sizes, strict=True)]
+    windows = unfold(slopes, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    grid = windows.unflatten(1, count)
+    for axis, extra in enumerate(layer.output_padding):
+        wanted = _inputs_along(layer, slopes.shape[2 + axis], axis)
+        grid = grid.narrow(1 + axis, 0, wanted) if extra and wanted < grid.shape[1 + axis] else grid
+    return grid.flatten(1, -2)
+
+
+def _inputs_along(layer: Any, outputs: int, axis: int) -> int:
+    """The input length that gave this output length."""
+    reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) + layer.output_padding[axis] + 1
+    return (outputs + 2 * layer.padding[axis] - reach) // layer.stride[axis] + 1
+
+
+def unfold(
+    inputs: Tensor,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> Float[Tensor, "b s i"]:
+    """Windows of a signal of one, two or three axes as views: (b, positions, channels · window)."""
+    pads = [side for p in reversed(padding) for side in (p, p)]
+    padded = F.pad(inputs, pads) if any(pads) else inputs
+    for axis, (size, step, spread) in enumerate(zip(kernel, stride, dilation, strict=True)):
+        windows = padded.unfold(2 + axis, spread * (size - 1) + 1, step)
+        padded = windows[..., ::spread]
+    axes = len(kernel)  # (b, c, *positions, *window)
+    order = (0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes))
+    windows = padded.permute(order)
+    return windows.reshape(len(inputs), prod(windows.shape[1 : 1 + axes]), -1)
+
+
+def _scale_and_shift(normalised: Callable[[Any, Tensor], Tensor], channels_at: int | None) -> Callable[..., Any]:
+    """Gradients of a norm's weight and bias: Σ g·x̂ and Σ g over the axes the parameters do not have."""
+
+    def gradients(layer: Any, inputs: Tensor, slopes: Tensor) -> dict[str, Tensor]:
+        terms = {"weight": slopes * normalised(layer, inputs), "bias": slopes}
+        kept = layer.weight.ndim if channels_at is None else 1
+
+        def reduced(term: Tensor) -> Tensor:
+            if channels_at is not None:
+                return term.flatten(2).sum(2) if term.ndim > 2 else term
+            return term.reshape(len(term), -1, *term.shape[term.ndim - kept :]).sum(1)
+
+        return {name: reduced(term) for name, term in terms.items() if getattr(layer, name, None) is not None}
+
+    return gradients
+
+
+def _grouped(layer: Any, inputs: Tensor, slopes: Tensor) -> dict[str, Tensor]:
+    """A grouped convolution: windows and slopes meet within their group."""
+    b, groups = len(inputs), layer.groups
+    windows = _windows(layer, inputs).unflatten(2, (groups, -1))  # (b, s, groups, i)
+    flat = slopes.flatten(2).unflatten(1, (groups, -1))  # (b, groups, o, s)
+    found = {"weight": torch.einsum("bgos,bsgi->bgoi", flat, windows).reshape(b, *layer.weight.shape)}
+    return found if layer.bias is None else found | {"bias": slopes.flatten(2).sum(2)}
+
+
+def _batch_normalised(layer: Any, inputs: Tensor) -> Tensor:
+    return F.batch_norm(inputs, layer.running_mean, layer.running_var, eps=layer.eps)
+
+
+def _instance_normalised(layer: Any, inputs: Tensor) -> Tensor:
+    fixed = layer.track_running_stats
+    mean, variance = (layer.running_mean, layer.running_var) if fixed else (None, None)
+    return F.instance_norm(inputs, mean, variance, use_input_stats=not fixed, eps=layer.eps)
+
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+
+TABLE: list[tuple[Any, Callable[[Any], bool], Rule]] = [
+    (nn.Linear, lambda m: True, Factored(lambda m, x: _positions_last(x), lambda m, g: _positions_last(g))),
+    (CONVOLUTIONS, lambda m: m.groups == 1, Factored(_windows, lambda m, g: _positions_after_channels(g))),
+    (CONVOLUTIONS, lambda m: True, Direct(_grouped)),
+    (
+        TRANSPOSED,
+        lambda m: m.groups == 1,
+        Factored(lambda m, x: _positions_after_channels(x), _windows_of_outputs, transposed=True, bias=False),
+    ),
+    (nn.Embedding, lambda m: m.max_norm is None and not m.scale_grad_by_freq, Indexed()),
+    (
+        nn.LayerNorm,
+        lambda m: True,
+        Direct(_scale_and_shift(lambda m, x: F.layer_norm(x, m.normalized_shape, eps=m.eps), None)),
+    ),
+    (
+        nn.RMSNorm,
+        lambda m: True,
+        Direct(_scale_and_shift(lambda m, x: F.rms_norm(x, m.normalized_shape, eps=m.eps), None)),
+    ),
+    (nn.GroupNorm, lambda m: True, Direct(_scale_and_shift(lambda m, x: F.group_norm(x, m.num_groups, eps=m.eps), 1))),
+    (BATCH_NORMS, lambda m: m.track_running_stats, Direct(_scale_and_shift(_batch_normalised, 1))),
+    (INSTANCE_NORMS, lambda m: True, Direct(_scale_and_shift(_instance_normalised, 1))),
+]
+HUGGING_FACE: dict[str, Rule] = {
+    "transformers.pytorch_utils.Conv1D": Factored(
+        lambda m, x: _positions_last(x), lambda m, g: _positions_last(g), transposed=True
+    ),
+}

@@ -1,0 +1,286 @@
+"""Networks: every layer's gradient as factors from one pass, held against plain autograd before it is believed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import nn
+
+from upweight._typing import Batch, Float, Tensor
+from upweight.gradients.capture import Captured, Site, capture
+from upweight.gradients.engine import Engine
+from upweight.gradients.guard import as_found
+from upweight.gradients.layers import Direct, Factored, Indexed, rule_for
+from upweight.gradients.vmap import VmapEngine
+from upweight.linop import LinearOperator
+from upweight.objective import Examples, Objective
+from upweight.router import TILE_BYTES, chunk
+from upweight.space import FlatLayout, LinearLayout, ParameterSpace
+from upweight.tiles import Block, BlockSum, Jacobian, PlacedBlock
+from upweight.tiles.layer_jacobians import JacobianSum, PlacedJacobian
+
+CHECKED = 3
+"""Examples whose rows are held against plain autograd: an odd number that few other axes share."""
+
+AGREEMENT = {torch.float64: 1e-8, torch.float32: 2e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+"""Largest difference between two ways to a gradient, in units of its largest entry: rounding of deep sums."""
+
+
+@dataclass(frozen=True)
+class NetworkEngine(Engine):
+    """Layerwise factors for what the layer rules cover, vmap for the rest.
+
+    Attributes:
+        sites: the layers whose rules were confirmed.
+        rest: names of parameters no rule covers.
+        tied: some parameter belongs to several sites.
+        held: numbers an example holds while it is captured.
+    """
+
+    general: VmapEngine
+    sites: tuple[Site, ...]
+    rest: tuple[str, ...]
+    tied: bool
+    held: int
+
+    @property
+    def objective(self) -> Objective:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.general.objective
+
+    @property
+    def tile(self) -> int:
+        own = sum(self.objective.space.unflatten(self.objective.theta)[name].numel() for name in self.rest)
+        return self.objective.batch_size or min(
+            4096, chunk(self.held + own, self.objective.theta.element_size(), 4 * TILE_BYTES)
+        )
+
+    @property
+    def coverage(self) -> dict[str, str]:
+        """How the gradient of every tracked parameter is found: the layer whose rule gives it, or 'vmap'."""
+        found = dict.fromkeys(self.objective.space.names, "vmap" if self.general.vectorised else "one by one")
+        places = {where.start: name for name, where in self.objective.space.slices().items()}
+        for site in self.sites:
+            for start in _starts(site):
+                found[places[start]] = type(site.module).__name__
+        return found
+
+    def outputs(
+        self, batch: Batch, theta: Tensor | None = None, names: np.ndarray | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return self.general.outputs(batch, theta, names)
+
+    def captured(self, batch: Batch, theta: Tensor | None = None) -> Captured:
+        """One forward pass with every layer watched, ready to be pulled back."""
+        return capture(self.general, self.sites, batch, theta)
+
+    def prepared(self, captured: Captured) -> tuple[Float[Tensor, "b o"], Tensor]:
+        """Flat outputs and checked targets of a captured pass."""
+        return self.objective.loss.prepare(captured.outputs.detach(), captured.targets)
+
+    def gradients(self, batch: Batch, theta: Tensor | None = None) -> Block:
+        captured = self.captured(batch, theta)
+        slopes = self.objective.loss.gradient(*self.prepared(captured))
+        return self.rows(captured, slopes, batch, theta)
+
+    def rows(
+        self,
+        captured: Captured,
+        slopes: Float[Tensor, "b o"],
+        batch: Batch,
+        theta: Tensor | None = None,
+        again: bool = False,
+    ) -> Block:
+        """The rows Jᵀ·slopes: one backward pass, which may be taken again with other slopes."""
+        blocks = captured.blocks(captured.pull(slopes, again))
+        if self.rest:
+            rest = self.general.pulled_of(self.rest, batch, slopes, theta)
+            blocks.extend(PlacedBlock(values, self._place(name)) for name, values in rest.items())
+        return BlockSum(tuple(blocks), self.tied)
+
+    def linearised(self, batch: Batch, names: np.ndarray | None = None) -> tuple[Tensor, Tensor, Jacobian]:
+        captured = self.captured(batch)
+        outputs, targets = captured.outputs.detach(), captured.targets
+        if targets is None:
+            targets = outputs.new_zeros(len(outputs), 0)
+            return outputs.reshape(len(outputs), -1), targets, NetworkJacobian(self, captured, batch)
+        outputs, targets = self.objective.loss.prepare(outputs, targets, () if names is None else list(names))
+        return outputs, targets, NetworkJacobian(self, captured, batch)
+
+    def jacobian(self, batch: Batch) -> Jacobian:
+        return NetworkJacobian(self, self.captured(batch), batch)
+
+    def written(self, captured: Captured, batch: Batch) -> JacobianSum:
+        """J layer by layer: one backward pass an output."""
+        units = torch.eye(self.objective.outputs, dtype=captured.outputs.dtype, device=captured.outputs.device)
+        pulls = [captured.pull(unit.expand(captured.count, -1).contiguous(), again=True) for unit in units]
+        parts = captured.jacobians(pulls)
+        if self.rest:
+            rest = self.general.jacobians_of(self.rest, batch)
+            parts.extend(PlacedJacobian(values, self._place(name)) for name, values in rest.items())
+        return JacobianSum(tuple(parts), self.tied)
+
+    def hessian(self, examples: Examples, weights: Tensor, theta: Tensor | None = None) -> Tensor:
+        return self.general.hessian(examples, weights, theta)
+
+    def curvature_times(self, batch: Batch, direction: Tensor) -> Tensor:
+        return self.general.curvature_times(batch, direction)
+
+    def input_gradient(self, batch: Batch, rows: Tensor) -> Tensor:
+        return self.general.input_gradient(batch, rows)
+
+    def _place(self, name: str) -> FlatLayout:
+        return FlatLayout(self.objective.space.size, self.objective.space.slices()[name])
+
+
+@dataclass(frozen=True)
+class NetworkJacobian(Jacobian):
+    """J known by its products: Jᵀu is one backward pass; the rest writes J out layer by layer, once."""
+
+    engine: NetworkEngine
+    captured: Captured
+    batch: Batch
+
+    def __len__(self) -> int:
+        return self.captured.count
+
+    @cached_property
+    def written(self) -> JacobianSum:
+        """J as factors, one backward pass an output."""
+        return self.engine.written(self.captured, self.batch)
+
+    def vjp(self, outputs: Tensor) -> Block:
+        return self.engine.rows(self.captured, outputs, self.batch, again=True)
+
+    def jvp(self, rows: Tensor) -> Tensor:
+        return self.written.jvp(rows)
+
+    def sandwich(self, operator: LinearOperator) -> Tensor:
+        return self.written.sandwich(operator)
+
+    def add_gram(self, curvature: Tensor, total: Tensor) -> None:
+        self.written.add_gram(curvature, total)
+
+    def dense(self) -> Tensor:
+        return self.written.dense()
+
+    def select(self, chosen: Tensor) -> Jacobian:
+        return self.written.select(chosen)
+
+
+def network_engine(general: VmapEngine) -> NetworkEngine | None:
+    """The engine of a network, None where no layer's rule is confirmed by plain autograd."""
+    sites = _candidates(general.objective)
+    if not sites:
+        return None
+    count = min(CHECKED, general.objective.count)
+    batch = general.objective.moved(general.objective.examples.read(slice(0, count)))
+    truth = plain_rows(general, count)
+    return _confirmed(general, sites, batch, truth)
+
+
+def plain_rows(general: VmapEngine, count: int) -> Float[Tensor, "b p"]:
+    """Gradients of the first examples by plain autograd, one backward pass each: the truth for every rule."""
+    rows = []
+    for place in range(count):
+        batch = general.objective.moved(general.objective.examples.read(slice(place, place + 1)))
+        theta = general.objective.theta.clone().requires_grad_()
+        with as_found(general.objective.model), torch.enable_grad():
+            outputs, targets = general.run(theta, batch)
+            loss = general.objective.loss.values(*general.objective.loss.prepare(outputs, targets)).sum()
+            rows.append(torch.autograd.grad(loss, theta)[0])
+    return torch.stack(rows)
+
+
+def _candidates(objective: Objective) -> tuple[Site, ...]:
+    tracked = {id(p): name for name, p in objective.model.named_parameters() if name in objective.space.names}
+    slices, found = objective.space.slices(), []
+    for name, module in objective.model.named_modules():
+        rule = rule_for(module)
+        own = {key: slices[tracked[id(p)]] for key, p in module.named_parameters(recurse=False) if id(p) in tracked}
+        if rule is not None and own:
+            found.append(Site(name, module, rule, _layouts(module, rule, own, objective.space)))
+    return tuple(found)
+
+
+def _layouts(
+    module: nn.Module, rule: object, own: dict[str, slice], space: ParameterSpace
+) -> dict[str, LinearLayout | FlatLayout]:
+    flat = {key: FlatLayout(space.size, where) for key, where in own.items()}
+    if not isinstance(rule, Factored) or not (rule.bias or "weight" in own):
+        return flat
+    shape = module.weight.shape  # pyright: ignore
+    outputs = shape[1:].numel() if rule.transposed else shape[0]  # pyright: ignore
+    bias = own.get("bias") if rule.bias else None
+    linear = LinearLayout(int(outputs), space.size, own.get("weight"), bias, rule.transposed)
+    alone = {} if rule.bias else {key: layout for key, layout in flat.items() if key != "weight"}
+    return {"weight": linear, **alone}
+
+
+def _confirmed(general: VmapEngine, sites: tuple[Site, ...], batch: Batch, truth: Tensor) -> NetworkEngine | None:
+    """The engine of the sites whose rows agree with the truth, with examples on the first axis or the second."""
+    good: list[Site] = []
+    for axis in (0, 1):
+        todo = tuple(replace(site, axis=axis) for site in sites if site.name not in {s.name for s in good})
+        good += _agreeing(general, (*good, *todo), todo, batch, truth) if todo else []
+    if not good:
+        return None
+    starts = Counter(start for site in good for start in _starts(site))
+    names = {where.start: name for name, where in general.objective.space.slices().items()}
+    rest = tuple(name for start, name in names.items() if start not in starts)
+    held = _held(capture(general, tuple(good), batch))
+    return NetworkEngine(general, tuple(good), rest, max(starts.values()) > 1, held)
+
+
+def _agreeing(
+    general: VmapEngine, watched: tuple[Site, ...], todo: tuple[Site, ...], batch: Batch, truth: Tensor
+) -> list[Site]:
+    """Those of the new sites all of whose parameters get the true rows, contributions of tied layers added up."""
+    rows = torch.zeros_like(truth)
+    broken: set[str] = set()
+    for site in watched:
+        try:
+            rows += _rows_of(general, site, batch)
+        except (RuntimeError, ValueError, IndexError):
+            broken.add(site.name)
+    limit = AGREEMENT[truth.dtype] * truth.abs().max().clamp_min(torch.finfo(truth.dtype).tiny)
+    wrong = {
+        where.start
+        for where in general.objective.space.slices().values()
+        if float((rows[:, where] - truth[:, where]).abs().max()) > limit
+    }
+    return [site for site in todo if site.name not in broken and not (_starts(site) & wrong)]
+
+
+def _rows_of(general: VmapEngine, site: Site, batch: Batch) -> Tensor:
+    captured = capture(general, (site,), batch)
+    loss = general.objective.loss
+    slopes = loss.gradient(*loss.prepare(captured.outputs.detach(), captured.targets))
+    if not captured.calls:
+        return torch.zeros_like(general.objective.theta).expand(captured.count, -1)
+    blocks = captured.blocks(captured.pull(slopes))
+    return torch.stack([block.dense() for block in blocks]).sum(0)
+
+
+def _starts(site: Site) -> set[int]:
+    """Where the parameters of a site begin in θ."""
+    found = set()
+    for layout in site.layouts.values():
+        places = (layout.where,) if isinstance(layout, FlatLayout) else (layout.weight, layout.bias)
+        found |= {where.start for where in places if where is not None}
+    return found
+
+
+def _held(captured: Captured) -> int:
+    """Numbers an example holds: inputs and output gradients of every call, windows of convolutions included."""
+    total = 0
+    for place, (site, calls) in enumerate(captured.calls):
+        total += sum(call.shape.numel() + call.inputs.numel() for call in calls) // captured.count
+        if isinstance(site.rule, Factored):
+            total += captured.inputs(place)[0].numel()
+        if isinstance(site.rule, Indexed | Direct):
+            total += sum(call.shape.numel() for call in calls) // captured.count
+    return max(1, total)

@@ -1,0 +1,155 @@
+"""Output Jacobians of a network, layer by layer, kept as the factors of its linear maps."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+
+from upweight._typing import Float, Int, Tensor
+from upweight.linop import LinearOperator
+from upweight.space import FlatLayout, LinearLayout
+from upweight.tiles.blocks import Block, BlockSum, FactoredBlock, IndexedBlock, PlacedBlock, SharedBlock
+from upweight.tiles.jacobians import Jacobian
+
+
+class LayerJacobian(Jacobian):
+    """The part of J that belongs to one layer, from the slopes ∂η/∂(layer's outputs), (b, o, ...).
+
+    A layer brings two things of its own: the rows Jᵀu, and how some of its examples are picked. What else
+    a Jacobian does is done one output at a time on those rows.
+    """
+
+    slopes: Tensor
+
+    @abstractmethod
+    def vjp(self, outputs: Float[Tensor, "b o"]) -> Block:
+        """The rows Jᵢᵀuᵢ."""
+
+    @abstractmethod
+    def select(self, chosen: Int[Tensor, "k"]) -> Jacobian:
+        """Some of the examples."""
+
+    def __len__(self) -> int:
+        return len(self.slopes)
+
+    def jvp(self, rows: Tensor) -> Tensor:
+        return torch.stack([block.against(rows) for block in self._by_output()], 1)  # (b, o, k)
+
+    def dense(self) -> Tensor:
+        return torch.stack([block.dense() for block in self._by_output()], 1)  # (b, o, p)
+
+    def sandwich(self, operator: LinearOperator) -> Tensor:
+        return dense_sandwich(self.dense(), operator)
+
+    def add_gram(self, curvature: Tensor, total: Tensor) -> None:
+        add_dense_gram(self.dense(), curvature, total)
+
+    def mixed(self, outputs: Float[Tensor, "b o"]) -> Tensor:
+        """Σ_o u_o · slopes of output o."""
+        return torch.einsum("bo,bo...->b...", outputs.to(self.slopes.dtype), self.slopes)
+
+    def _by_output(self) -> list[Block]:
+        eye = torch.eye(self.slopes.shape[1], dtype=self.slopes.dtype, device=self.slopes.device)
+        return [self.vjp(unit.expand(len(self), -1)) for unit in eye]
+
+
+@dataclass(frozen=True)
+class FactoredJacobian(LayerJacobian):
+    """A linear map: J = Σ_s slopes[s] ⊗ a[s]."""
+
+    inputs: Float[Tensor, "b s i"]
+    slopes: Float[Tensor, "b k s o"]
+    layout: LinearLayout
+
+    def vjp(self, outputs: Tensor) -> Block:
+        return factored_block(self.inputs, self.mixed(outputs), self.layout)
+
+    def select(self, chosen: Tensor) -> Jacobian:
+        return FactoredJacobian(self.inputs[chosen], self.slopes[chosen], self.layout)
+
+
+@dataclass(frozen=True)
+class PlacedJacobian(LayerJacobian):
+    """A parameter whose derivatives are written out."""
+
+    slopes: Float[Tensor, "b k q"]
+    layout: FlatLayout
+
+    def vjp(self, outputs: Tensor) -> Block:
+        return PlacedBlock(self.mixed(outputs), self.layout)
+
+    def select(self, chosen: Tensor) -> Jacobian:
+        return PlacedJacobian(self.slopes[chosen], self.layout)
+
+
+@dataclass(frozen=True)
+class IndexedJacobian(LayerJacobian):
+    """An embedding."""
+
+    index: Int[Tensor, "b s"]
+    slopes: Float[Tensor, "b k s o"]
+    layout: FlatLayout
+
+    def vjp(self, outputs: Tensor) -> Block:
+        return IndexedBlock(self.index, self.mixed(outputs), self.layout)
+
+    def select(self, chosen: Tensor) -> Jacobian:
+        return IndexedJacobian(self.index[chosen], self.slopes[chosen], self.layout)
+
+
+@dataclass(frozen=True)
+class JacobianSum(Jacobian):
+    """J of a whole network: the sum of its layers' parts."""
+
+    parts: tuple[LayerJacobian, ...]
+    tied: bool = False
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def vjp(self, outputs: Tensor) -> Block:
+        return BlockSum(tuple(part.vjp(outputs) for part in self.parts), self.tied)
+
+    def jvp(self, rows: Tensor) -> Tensor:
+        return sum_of([part.jvp(rows) for part in self.parts])
+
+    def sandwich(self, operator: LinearOperator) -> Tensor:
+        return dense_sandwich(self.dense(), operator)
+
+    def add_gram(self, curvature: Tensor, total: Tensor) -> None:
+        add_dense_gram(self.dense(), curvature, total)
+
+    def dense(self) -> Tensor:
+        return sum_of([part.dense() for part in self.parts])
+
+    def select(self, chosen: Tensor) -> Jacobian:
+        return JacobianSum(tuple(part.select(chosen) for part in self.parts), self.tied)  # pyright: ignore
+
+
+def factored_block(inputs: Float[Tensor, "b s i"], outputs: Float[Tensor, "b s o"], layout: LinearLayout) -> Block:
+    """The block of a linear map, by how often the map is used."""
+    if inputs.shape[1] == 1:
+        return FactoredBlock(inputs.squeeze(1), outputs.squeeze(1), layout)
+    return SharedBlock(inputs, outputs, layout)
+
+
+def dense_sandwich(values: Float[Tensor, "b o p"], operator: LinearOperator) -> Float[Tensor, "b o o"]:
+    """J A Jᵀ from J written out."""
+    moved = values.flatten(0, 1).double() @ operator
+    return moved.view(values.shape) @ values.to(moved.dtype).mT
+
+
+def add_dense_gram(values: Float[Tensor, "b o p"], curvature: Tensor, total: Float[Tensor, "p p"]) -> None:
+    """Add Σ JᵢᵀMᵢJᵢ from J written out, in place."""
+    values = values.to(total.dtype)
+    total += values.flatten(0, 1).T @ (curvature.to(total.dtype) @ values).flatten(0, 1)
+
+
+def sum_of(terms: list[Tensor]) -> Tensor:
+    """Terms of one shape, added in place of the first."""
+    total = terms[0].clone()
+    for term in terms[1:]:
+        total += term
+    return total
