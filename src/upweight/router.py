@@ -8,6 +8,9 @@ TILE_BYTES = 2**26
 EXPECTED_STEPS = 12
 """Steps the shared Krylov space of a hundred rows usually needs; only the choice of solver rests on it."""
 
+KEPT_BYTES = 2**30
+"""Layer inputs and gradients of the training set are kept from one walk to the next up to this size."""
+
 MATRICES_HELD = 3
 """H, its factor and its inverse: what the dense road keeps in memory at once."""
 

@@ -70,6 +70,11 @@ class FlatLayout:
         """How many coordinates it has."""
         return self.where.stop - self.where.start
 
+    @property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        """Where it begins and ends."""
+        return ((self.where.start, self.where.stop),)
+
     def gather(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k q"]:
         """Its coordinates of rows of θ."""
         return rows[:, self.where]
@@ -120,6 +125,11 @@ class LinearLayout:
     def width(self) -> int:
         """How many coordinates of θ it covers."""
         return self.outputs * self.inputs
+
+    @property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        """Where its weight and its bias begin and end."""
+        return tuple((where.start, where.stop) for where in (self.weight, self.bias) if where is not None)
 
     def gather(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k q"]:
         """Its coordinates of rows of θ, as augmented weights laid flat."""

@@ -21,7 +21,7 @@ from upweight.objective import Examples, Objective
 from upweight.router import TILE_BYTES, chunk
 from upweight.space import FlatLayout, LinearLayout, ParameterSpace
 from upweight.tiles import Block, BlockSum, Jacobian, PlacedBlock
-from upweight.tiles.layer_jacobians import JacobianSum, PlacedJacobian
+from upweight.tiles.layer_jacobians import JacobianSum, LayerJacobian, PlacedJacobian, untied
 
 CHECKED = 3
 """Examples whose rows are held against plain autograd: an odd number that few other axes share."""
@@ -98,7 +98,7 @@ class NetworkEngine(Engine):
         blocks = captured.blocks(captured.pull(slopes, again))
         if self.rest:
             rest = self.general.pulled_of(self.rest, batch, slopes, theta)
-            blocks.extend(PlacedBlock(values, self._place(name)) for name, values in rest.items())
+            blocks.extend(PlacedBlock(values, self.place(name)) for name, values in rest.items())
         return BlockSum(tuple(blocks), self.tied)
 
     def linearised(self, batch: Batch, names: np.ndarray | None = None) -> tuple[Tensor, Tensor, Jacobian]:
@@ -120,7 +120,7 @@ class NetworkEngine(Engine):
         parts = captured.jacobians(pulls)
         if self.rest:
             rest = self.general.jacobians_of(self.rest, batch)
-            parts.extend(PlacedJacobian(values, self._place(name)) for name, values in rest.items())
+            parts.extend(PlacedJacobian(values, self.place(name)) for name, values in rest.items())
         return JacobianSum(tuple(parts), self.tied)
 
     def hessian(self, examples: Examples, weights: Tensor, theta: Tensor | None = None) -> Tensor:
@@ -132,7 +132,8 @@ class NetworkEngine(Engine):
     def input_gradient(self, batch: Batch, rows: Tensor) -> Tensor:
         return self.general.input_gradient(batch, rows)
 
-    def _place(self, name: str) -> FlatLayout:
+    def place(self, name: str) -> FlatLayout:
+        """Where a parameter left to vmap lies."""
         return FlatLayout(self.objective.space.size, self.objective.space.slices()[name])
 
 
@@ -154,6 +155,14 @@ class NetworkJacobian(Jacobian):
 
     def vjp(self, outputs: Tensor) -> Block:
         return self.engine.rows(self.captured, outputs, self.batch, again=True)
+
+    def pulled(self, slopes: list[Tensor]) -> tuple[LayerJacobian, ...]:
+        parts = self.captured.jacobians([self.captured.pull(u, again=True) for u in slopes])
+        if self.engine.rest:
+            rows = [self.engine.general.pulled_of(self.engine.rest, self.batch, u) for u in slopes]
+            for name in self.engine.rest:
+                parts.append(PlacedJacobian(torch.stack([row[name] for row in rows], 1), self.engine.place(name)))
+        return untied(tuple(parts), self.engine.tied)
 
     def jvp(self, rows: Tensor) -> Tensor:
         return self.written.jvp(rows)
@@ -209,7 +218,7 @@ def _candidates(objective: Objective) -> tuple[Site, ...]:
 def _layouts(
     module: nn.Module, rule: object, own: dict[str, slice], space: ParameterSpace
 ) -> dict[str, LinearLayout | FlatLayout]:
-    flat = {key: FlatLayout(space.size, where) for key, where in own.items()}
+    flat: dict[str, LinearLayout | FlatLayout] = {key: FlatLayout(space.size, at) for key, at in own.items()}
     if not isinstance(rule, Factored) or not (rule.bias or "weight" in own):
         return flat
     shape = module.weight.shape  # pyright: ignore
@@ -267,11 +276,7 @@ def _rows_of(general: VmapEngine, site: Site, batch: Batch) -> Tensor:
 
 def _starts(site: Site) -> set[int]:
     """Where the parameters of a site begin in θ."""
-    found = set()
-    for layout in site.layouts.values():
-        places = (layout.where,) if isinstance(layout, FlatLayout) else (layout.weight, layout.bias)
-        found |= {where.start for where in places if where is not None}
-    return found
+    return {start for layout in site.layouts.values() for start, _ in layout.places}
 
 
 def _held(captured: Captured) -> int:

@@ -59,6 +59,19 @@ class Loss(ABC):
         """Λ as a diagonal less a rank-one part, None where it has no such form."""
         return None
 
+    def root(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b o r"]:
+        """S with SSᵀ = Λ; what is negative in Λ is left out."""
+        values, vectors = torch.linalg.eigh(self.hessian(outputs, targets))
+        return vectors * values.clamp_min(0).sqrt().unsqueeze(1)
+
+    def sampled(
+        self, outputs: Float[Tensor, "b o"], targets: Tensor, generator: torch.Generator
+    ) -> Float[Tensor, "b o"]:
+        """∇_η ℓ at a label drawn from the model: mean zero, covariance Λ. Where the loss is no likelihood, Sε."""
+        root = self.root(outputs, targets)
+        noise = torch.randn(root.shape[0], root.shape[2], generator=generator, dtype=root.dtype)
+        return torch.einsum("bor,br->bo", root, noise.to(root.device))
+
 
 @dataclass(frozen=True)
 class ThinHessian:
@@ -89,6 +102,15 @@ class CrossEntropy(Loss):
     def thin_hessian(self, outputs: Tensor, targets: Tensor) -> ThinHessian:
         p = torch.softmax(outputs, 1)
         return ThinHessian(p, p)
+
+    def root(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        p = torch.softmax(outputs, 1)
+        return torch.diag_embed(p.sqrt()) - p.unsqueeze(2) * p.sqrt().unsqueeze(1)  # √p_k (e_k − p), label k a column
+
+    def sampled(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+        p = torch.softmax(outputs, 1)
+        labels = torch.multinomial(p.cpu(), 1, generator=generator).squeeze(1).to(p.device)
+        return self.gradient(outputs, labels)
 
     def prepare(
         self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
@@ -142,6 +164,9 @@ class Elementwise(Loss):
     def thin_hessian(self, outputs: Tensor, targets: Tensor) -> ThinHessian:
         return ThinHessian(self.curve(outputs, targets))
 
+    def root(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.diag_embed(self.curve(outputs, targets).clamp_min(0).sqrt())
+
     def prepare(
         self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
     ) -> tuple[Tensor, Tensor]:
@@ -185,6 +210,10 @@ class BinaryCrossEntropy(Elementwise):
         outputs, targets = super().prepare(outputs, targets, names)
         self._refuse(targets, (targets < 0) | (targets > 1), "targets from 0 to 1", names)
         return outputs, targets
+
+    def sampled(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+        p = torch.sigmoid(outputs)
+        return p - torch.bernoulli(p.cpu(), generator=generator).to(p)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from upweight.tiles.blocks import (
     PlacedBlock,
     SharedBlock,
 )
-from upweight.tiles.jacobians import DenseJacobian, Jacobian, LinearJacobian
+from upweight.tiles.jacobian import Jacobian
+from upweight.tiles.jacobians import DenseJacobian, LinearJacobian
 from upweight.tiles.rows import Columns, Rows
 
 __all__ = [

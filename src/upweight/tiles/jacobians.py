@@ -1,48 +1,23 @@
-"""Tiles of output Jacobians Jᵢ = ∂ηᵢ/∂θ, one an example: dense, or linear, where Jᵢ = I ⊗ aᵢ and nothing of size p is formed."""
+"""Jacobians of whole models: dense, or linear, where Jᵢ = I ⊗ aᵢ and nothing of size p is formed."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 
-from upweight._typing import Float, Int, Tensor
+from upweight._typing import Float, Tensor
 from upweight.linop import LinearOperator
-from upweight.space import LinearLayout
+from upweight.space import FlatLayout, LinearLayout
 from upweight.tiles.blocks import Block, DenseBlock, FactoredBlock
-
-
-class Jacobian(ABC):
-    """A tile of output Jacobians Jᵢ = ∂ηᵢ/∂θ, each (o, p)."""
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """b."""
-
-    @abstractmethod
-    def vjp(self, outputs: Float[Tensor, "b o"]) -> Block:
-        """The rows Jᵢᵀuᵢ."""
-
-    @abstractmethod
-    def jvp(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "b o k"]:
-        """The first-order shift of every output under each of k moves of θ."""
-
-    @abstractmethod
-    def sandwich(self, operator: LinearOperator) -> Float[Tensor, "b o o"]:
-        """Jᵢ A Jᵢᵀ."""
-
-    @abstractmethod
-    def add_gram(self, curvature: Float[Tensor, "b o o"], total: Float[Tensor, "p p"]) -> None:
-        """Add Σ Jᵢᵀ Mᵢ Jᵢ, M symmetric, to a p × p matrix in place."""
-
-    @abstractmethod
-    def dense(self) -> Float[Tensor, "b o p"]:
-        """The Jacobians, written out."""
-
-    @abstractmethod
-    def select(self, chosen: Int[Tensor, "k"]) -> Jacobian:
-        """Some of the examples."""
+from upweight.tiles.jacobian import Jacobian
+from upweight.tiles.layer_jacobians import (
+    FactoredJacobian,
+    LayerJacobian,
+    PlacedJacobian,
+    add_dense_gram,
+    dense_sandwich,
+)
 
 
 @dataclass(frozen=True)
@@ -57,17 +32,18 @@ class DenseJacobian(Jacobian):
     def vjp(self, outputs: Tensor) -> Block:
         return DenseBlock(torch.einsum("bo,bop->bp", outputs, self.values.to(outputs.dtype)))
 
+    def pulled(self, slopes: list[Tensor]) -> tuple[LayerJacobian, ...]:
+        whole = FlatLayout(self.values.shape[2], slice(0, self.values.shape[2]))
+        return (PlacedJacobian(torch.stack(slopes, 1).to(self.values.dtype) @ self.values, whole),)
+
     def jvp(self, rows: Tensor) -> Tensor:
         return self.values.to(rows.dtype) @ rows.T  # (b, o, k)
 
     def sandwich(self, operator: LinearOperator) -> Tensor:
-        matrix = operator.dense()
-        values = self.values.to(matrix.dtype)
-        return (values @ matrix) @ values.transpose(1, 2)  # (b, o, o)
+        return dense_sandwich(self.values, operator)
 
     def add_gram(self, curvature: Tensor, total: Tensor) -> None:
-        values = self.values.to(total.dtype)
-        total += values.flatten(0, 1).T @ (curvature.to(total.dtype) @ values).flatten(0, 1)
+        add_dense_gram(self.values, curvature, total)
 
     def dense(self) -> Tensor:
         return self.values
@@ -88,6 +64,9 @@ class LinearJacobian(Jacobian):
 
     def vjp(self, outputs: Tensor) -> Block:
         return FactoredBlock(self.inputs, outputs, self.layout)
+
+    def pulled(self, slopes: list[Tensor]) -> tuple[LayerJacobian, ...]:
+        return (FactoredJacobian(self.inputs.unsqueeze(1), torch.stack(slopes, 1).unsqueeze(2), self.layout),)
 
     def jvp(self, rows: Tensor) -> Tensor:
         weights = self.layout.matrix(rows)  # (k, o, i)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from upweight._typing import Float, Int, Tensor
 from upweight.linop import LinearOperator
-from upweight.space import FlatLayout, LinearLayout
+from upweight.space import FlatLayout, Layout, LinearLayout
 from upweight.tiles.blocks import Block, BlockSum, FactoredBlock, IndexedBlock, PlacedBlock, SharedBlock
-from upweight.tiles.jacobians import Jacobian
+from upweight.tiles.jacobian import Jacobian
 
 
 class LayerJacobian(Jacobian):
@@ -22,6 +22,7 @@ class LayerJacobian(Jacobian):
     """
 
     slopes: Tensor
+    layout: Layout
 
     @abstractmethod
     def vjp(self, outputs: Float[Tensor, "b o"]) -> Block:
@@ -45,6 +46,9 @@ class LayerJacobian(Jacobian):
 
     def add_gram(self, curvature: Tensor, total: Tensor) -> None:
         add_dense_gram(self.dense(), curvature, total)
+
+    def pulled(self, slopes: list[Tensor]) -> tuple[LayerJacobian, ...]:
+        return (replace(self, slopes=torch.stack([self.mixed(u) for u in slopes], 1)),)  # pyright: ignore
 
     def mixed(self, outputs: Float[Tensor, "b o"]) -> Tensor:
         """Σ_o u_o · slopes of output o."""
@@ -112,6 +116,9 @@ class JacobianSum(Jacobian):
     def vjp(self, outputs: Tensor) -> Block:
         return BlockSum(tuple(part.vjp(outputs) for part in self.parts), self.tied)
 
+    def pulled(self, slopes: list[Tensor]) -> tuple[LayerJacobian, ...]:
+        return untied(tuple(layer for part in self.parts for layer in part.pulled(slopes)), self.tied)
+
     def jvp(self, rows: Tensor) -> Tensor:
         return sum_of([part.jvp(rows) for part in self.parts])
 
@@ -126,6 +133,20 @@ class JacobianSum(Jacobian):
 
     def select(self, chosen: Tensor) -> Jacobian:
         return JacobianSum(tuple(part.select(chosen) for part in self.parts), self.tied)  # pyright: ignore
+
+
+def untied(layers: tuple[LayerJacobian, ...], tied: bool) -> tuple[LayerJacobian, ...]:
+    """Layers on disjoint parts of θ: those that share a parameter are added up and written out."""
+    if not tied:
+        return layers
+    places = [set(layer.layout.places) for layer in layers]
+    shared = {at for k, mine in enumerate(places) for other in places[k + 1 :] for at in mine & other}
+    together = [layer for layer, mine in zip(layers, places, strict=True) if mine & shared]
+    alone = [layer for layer, mine in zip(layers, places, strict=True) if not mine & shared]
+    rows = sum_of([layer.dense() for layer in together])
+    wheres = sorted({at for mine in places if mine & shared for at in mine})
+    flat = [PlacedJacobian(rows[:, :, a:b], FlatLayout(rows.shape[2], slice(a, b))) for a, b in wheres]
+    return (*alone, *flat)
 
 
 def factored_block(inputs: Float[Tensor, "b s i"], outputs: Float[Tensor, "b s o"], layout: LinearLayout) -> Block:

@@ -1,0 +1,79 @@
+"""The diagonal of the Fisher, and the block-diagonal Fisher itself: what structured curvature is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from upweight._typing import Tensor
+from upweight.curvature.factors import Key, LabelRows, Walk
+from upweight.curvature.penalised import with_penalty
+from upweight.errors import BudgetError
+from upweight.gradients import Engine
+from upweight.linop import BlockDiagonal, Dense, Diagonal, LinearOperator
+from upweight.objective import Objective
+from upweight.space import Layout
+from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian
+
+LARGEST_BLOCK = 8192
+"""Coordinates up to which a dense block is formed: half a gigabyte in float64."""
+
+
+def diagonal(source: Objective | Engine, fisher: str = "auto", seed: int = 0) -> BlockDiagonal:
+    """diag(F), with the penalty.
+
+    Error and cost:
+        Drops every coupling. One walk; n·k·i·o a layer used once an example, as one matrix product.
+    """
+    walk = Walk.of(source, fisher, seed)
+    found: dict[Key, tuple[Layout, Tensor]] = {}
+    for (rows,) in walk.batches():
+        for layer in rows.layers:
+            layout, total = found.get(layer.layout.places, (layer.layout, 0.0))
+            found[layer.layout.places] = layout, total + _squares(layer, rows.weights)
+    parts: tuple[tuple[Layout, LinearOperator], ...] = tuple((at, Diagonal(values)) for at, values in found.values())
+    return with_penalty(BlockDiagonal(walk.objective.space.size, parts), walk.objective)
+
+
+def block_diagonal(source: Objective | Engine, fisher: str = "auto", seed: int = 0) -> BlockDiagonal:
+    """The Fisher's own blocks, one a layer, dense, with the penalty.
+
+    Raises:
+        BudgetError: a layer of more than 8,192 parameters.
+    """
+    walk = Walk.of(source, fisher, seed)
+    found = _gram(rows for (rows,) in walk.batches())
+    parts: tuple[tuple[Layout, LinearOperator], ...] = tuple(
+        (at, Dense(matrix, is_symmetric=True)) for at, matrix in found.values()
+    )
+    return with_penalty(BlockDiagonal(walk.objective.space.size, parts), walk.objective)
+
+
+def _gram(batches: Iterable[LabelRows]) -> dict[Key, tuple[Layout, Tensor]]:
+    found: dict[Key, tuple[Layout, Tensor]] = {}
+    for rows in batches:
+        for layer in rows.layers:
+            q = layer.layout.width
+            if q > LARGEST_BLOCK:
+                raise BudgetError(
+                    f"curvature='block_diagonal' found a layer of {q:,} parameters. Expected at most {LARGEST_BLOCK:,}; use 'ekfac' or 'kfac'."
+                )
+            own = _own_rows(layer).double() * rows.weights.double().sqrt()[:, None, None]
+            layout, total = found.get(layer.layout.places, (layer.layout, own.new_zeros(q, q)))
+            found[layer.layout.places] = layout, total + own.flatten(0, 1).T @ own.flatten(0, 1)
+    return found
+
+
+def _own_rows(layer: LayerJacobian) -> Tensor:
+    """The rows of a layer on its own coordinates, (b, k, q)."""
+    if isinstance(layer, FactoredJacobian):
+        return torch.einsum("bkso,bsi->bkoi", layer.slopes, layer.inputs).flatten(2)
+    return layer.layout.gather(layer.dense().flatten(0, 1)).view(len(layer), -1, layer.layout.width)
+
+
+def _squares(layer: LayerJacobian, weights: Tensor) -> Tensor:
+    if isinstance(layer, FactoredJacobian) and layer.inputs.shape[1] == 1:
+        slopes = torch.einsum("bko,b->bo", layer.slopes.squeeze(2).square(), weights)
+        return (slopes.T @ layer.inputs.squeeze(1).square()).flatten()
+    return torch.einsum("bkq,b->q", _own_rows(layer).square(), weights)
