@@ -235,7 +235,7 @@ def test_an_indefinite_hessian_gives_its_lowest_eigenvalue_and_the_ways_out():
 
 def test_collinear_columns_without_a_penalty_are_refused():
     doubled = torch.cat([X, X[:, :1]], 1)
-    with refused(errors.IndefiniteCurvature, "add a penalty"):
+    with refused(errors.IndefiniteCurvature, "singular", "penalty=uw.L2(weight_decay)"):
         uw.Study(linear(4, 1), (doubled, X[:, :1]), loss="squared_error").drop((doubled, X[:, :1]))
 
 
@@ -329,7 +329,7 @@ def test_weights_ids_and_lengths_that_do_not_fit_are_refused():
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
-        ({"loss": "crossentropy"}, "cross_entropy"), ({"protocol": "refit"}, "fixed_mean"), ({"curvature": "ekfac"}, "ggn"), ({"solver": "lissa"}, "cholesky"),
+        ({"loss": "crossentropy"}, "cross_entropy"), ({"protocol": "refit"}, "fixed_mean"), ({"curvature": "fisher"}, "ekfac"), ({"solver": "lissa"}, "cholesky"),
         ({"damping": -1.0}, "zero or more"), ({"batch_size": 0}, "positive integer"), ({"penalty": "ridge"}, "uw.L2"), ({"device": "cuda"}, "model.to("),
     ],
 )  # fmt: skip

@@ -67,4 +67,4 @@ def test_images_belong_to_their_points_also_under_ids_of_their_own(tmp_path):
     path = study.report(
         tmp_path / "page.html", query=data.query, images=np.arange(30 * 4).reshape(30, 2, 2), refits=4, truth=["p3"]
     )
-    assert "among the 1 wrong labels" in Path(path).read_text("utf-8")
+    assert "among the 1 labels known to be wrong" in Path(path).read_text("utf-8")

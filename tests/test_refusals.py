@@ -1,14 +1,20 @@
 """Refusals of the arithmetic and of odd forms of data, and the roads that are taken only when something is off."""
 
+import warnings
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 import upweight as uw
-from cases import classification, fit, fitted_mlp, pearson, regression, slope
+from cases import classification, fit, fitted_mlp, mlp, pearson, regression, slope
 from test_bad_input import X, Y, linear, refused, study
+from upweight.evaluate.calibration import Calibration
 from upweight.evaluate.refit import refit
 
 E = uw.errors
@@ -38,7 +44,7 @@ def test_a_group_without_which_nothing_is_determined_is_refused_by_name():
 
 def test_newton_steps_are_of_the_exact_undamped_hessian_only():
     for settings in ({"curvature": "ggn"}, {"damping": 0.1}):
-        with refused(E.ConfigError, "newton_step", "exact, undamped"):
+        with refused(E.ConfigError, "newton_step", "exact Hessian without damping"):
             study(**settings).newton_step(0, 0.1)
 
 
@@ -251,3 +257,77 @@ def test_check_can_compare_the_parameters_themselves():
     line = uw.from_sklearn(Ridge().fit(data.X, data.y), data.X, data.y)
     found = line.check(None, measure="parameters", refits=6)
     assert found.slope == pytest.approx(1, abs=1e-8) and found.relative_error < 1e-8
+
+
+def test_pandas_strings_are_labels_and_ids_everywhere(tmp_path):
+    data = classification(n=60)
+    names = pd.Index([f"cust_{i:04}" for i in range(60)])
+    frame = pd.DataFrame(data.X, index=names, columns=list("abcd"))
+    labels = pd.Series(np.where(data.y, "stays", "leaves"), index=names, dtype=object)
+    pipe = make_pipeline(StandardScaler(), LogisticRegression(tol=1e-10)).fit(frame, labels)
+    found = uw.from_sklearn(pipe, frame, labels)
+    assert found.mislabeled(3)["label"].isin(["stays", "leaves"]).all()
+    assert found.trust().highest_point in names
+    assert found.relabel(pd.Series({"cust_0003": "stays"}), (frame[:2], labels[:2])).train_ids.tolist() == ["cust_0003"]
+    assert found.drop((frame[:2], labels[:2]), which=slice(0, 3)).train_ids.tolist() == list(names[:3])
+    assert found.drop_group({"first": list(names[:5])}, (frame[:2], labels[:2])).train_ids.tolist() == ["first"]
+    path = found.report(tmp_path / "page.html", query=(frame[:4], labels[:4]), refits=4)
+    assert "cust_00" in (tmp_path / "page.html").read_text("utf-8") and path.endswith("page.html")
+    with refused(E.LabelError, "'maybe'"):
+        found.drop((frame[:1], ["maybe"]))
+    with pytest.warns(E.UnitWarning, match="sum to 60, the study's sum to 1"):
+        found.reweight(np.ones(60), (frame[:2], labels[:2]))
+
+
+def test_what_torch_would_say_is_said_in_words():
+    with refused(E.ShapeError, "could not be called", "convert them"):
+        study().drop((X[:, :2], Y))
+    with refused(E.ShapeError, "could not be called", "torch.int64", "shape and type"):
+        study(data=(torch.ones(6, 3, dtype=torch.long), Y[:6]))
+    with refused(E.ShapeError, "single value", "one for each example"):
+        study().drop((X[:1], 1))
+    with refused(E.ConfigError, "nn.MSELoss()"):
+        study(loss="mse")
+    with refused(E.OrderError, "drop_last=True", "leaves out"):
+        study(data=torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), batch_size=5, drop_last=True))
+
+
+def test_a_query_without_targets_can_be_predicted_by_a_network():
+    _, problem, net = fitted_mlp()
+    expected = net.drop(problem.query, measure="prediction").values
+    for query in (problem.Xt, (problem.Xt, None), torch.as_tensor(problem.Xt)):
+        np.testing.assert_allclose(net.drop(query, measure="prediction").values, expected, atol=1e-14)
+    with refused(E.ShapeError, "no targets", "measure='prediction'"):
+        net.drop(problem.Xt)
+
+
+def test_trust_speaks_up_where_no_answer_can_be_had_and_where_training_is_not_done():
+    problem = classification(n=40, p=3, classes=3)
+    model = mlp(3, 4, 3, 0)
+    with pytest.warns(E.NotStationaryWarning):
+        raw = uw.Study(model, (problem.X, problem.y), loss="cross_entropy", penalty=uw.L2(0.5))
+        raw.self_influence()
+    assert any("would move the outputs" in concern for concern in raw.trust().concerns)
+    bare = uw.Study(model, (problem.X, problem.y), loss="cross_entropy", penalty=uw.L2(1e-4))
+    assert bare.trust().lowest_curvature < 0
+    assert any("no answer without more damping" in concern for concern in bare.trust().concerns)
+
+
+def test_a_report_says_what_its_own_refits_say(tmp_path):
+    predicted = np.array([[0.1, -0.2, 0.3]])
+    wrong = Calibration(predicted, 2 * predicted + 0.5 * predicted[:, ::-1], np.arange(1), np.arange(3), "loss", "nats")
+    right = Calibration(predicted, predicted * 1.01, np.arange(1), np.arange(3), "loss", "nats")
+    assert right.concerns == [] and "Beware" not in repr(right)
+    assert "do not follow the predictions" in wrong.concerns[0] and "Beware" in repr(wrong)
+    net = fitted_mlp()[2]
+    net.report(tmp_path / "page.html", calibration=wrong)
+    assert "do not follow the predictions" in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_a_float32_softmax_without_a_penalty_has_its_gauge_projected_out():
+    data = classification(n=200, p=3, classes=3)
+    model = fit(nn.Linear(3, 3).double().eval(), data.X, data.y, ce, np.full(200, 1 / 200), 1e-3, steps=3).float()
+    found = uw.Study(model, (data.X, data.y), loss="cross_entropy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert "4 gauge directions projected out" in found.drop(data.query).verdict

@@ -24,7 +24,8 @@ def test_a_positive_drop_of_a_loss_means_the_loss_would_rise_so_the_point_is_hel
         assert effects.values[0, point] == pytest.approx(0.5 * (slope_without - 1) ** 2 - 0.5 * (1.1 - 1) ** 2)
     assert effects.helpful(1)["train"].tolist() == [0]
     assert effects.helpful(1)["effect"].item() > 0
-    assert effects.harmful(3)["train"].tolist() == [1, 2, 0]
+    assert effects.helpful(3)["train"].tolist() == [0, 2, 1]
+    assert effects.harmful(3).empty, "without any of the three the loss would rise"
 
 
 def test_upweight_is_the_paper_s_derivative_minus_drop_over_the_weight_to_first_order(line):

@@ -1,6 +1,7 @@
 """upweight: what would change about a fitted model if its training data changed."""
 
 from upweight import curvature, errors, linop
+from upweight.curvature import Relative
 from upweight.frameworks import from_sklearn
 from upweight.gradients import rows
 from upweight.influence.effects import Effects, load
@@ -15,6 +16,7 @@ __version__ = "0.1.0"
 __all__ = [
     "L2",
     "Effects",
+    "Relative",
     "Study",
     "curvature",
     "effect",

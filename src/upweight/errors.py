@@ -24,10 +24,12 @@ UpweightWarning
 ├── NotStationaryWarning   the parameters are not at a minimum of the objective
 ├── ApproximationWarning   an approximation was taken where an exact answer was refused
 ├── ModeWarning            the model was in train mode and is scored in eval mode
-└── PrecisionWarning       the working precision limits the answer
+└── UnitWarning            a number that looks as if it were in another unit
 
 Every message says what was found, what was expected, and what to do next.
 """
+
+import numpy as np
 
 
 class UpweightError(Exception):
@@ -122,8 +124,13 @@ class ModeWarning(UpweightWarning):
     """The model was left in train mode; it is scored in eval mode and handed back as found."""
 
 
-class PrecisionWarning(UpweightWarning):
-    """The working precision limits the answer."""
+class UnitWarning(UpweightWarning):
+    """A number that looks as if it were in another unit."""
+
+
+def plain(value: object) -> object:
+    """A NumPy scalar as the Python value it holds; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def listing(items: object, limit: int = 5) -> str:

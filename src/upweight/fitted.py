@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,20 +14,44 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.adapters import Adapted
-from upweight.curvature import ggn, hessian, shift_gauge
+from upweight.curvature import (
+    Relative,
+    block_diagonal,
+    damped,
+    diagonal,
+    ekfac,
+    ggn,
+    hessian,
+    identity,
+    kfac,
+    mean_eigenvalue,
+    shift_gauge,
+)
+from upweight.curvature.fisher import FISHERS, read_fisher
 from upweight.curvature.gauge import typical_product
 from upweight.curvature.products import LinearHessian, kronecker_preconditioner, linear_hessian
 from upweight.errors import BudgetError, ConfigError, IndexOutOfRange, ModeWarning, listing
 from upweight.gradients import Engine, LinearEngine, Stationarity, engine_for, measure_stationarity
 from upweight.gradients.probe import probe
-from upweight.linop import Dense
+from upweight.linop import BlockDiagonal, Dense
 from upweight.objective import Objective
 from upweight.router import dense_bytes, route_inverse
-from upweight.solve import BlockCG, CholeskyInverse, Inverse, Verdict, inverse
+from upweight.solve import BlockCG, CholeskyInverse, Inverse, Inverted, Verdict, inverse
 
 PROTOCOLS = ("as_refit", "fixed_mean", "fixed_total")
-CURVATURES = ("auto", "hessian", "ggn")
+EXACT = ("hessian", "ggn")
+STRUCTURED: dict[str, Callable[[Engine, str, int], BlockDiagonal]] = {
+    "ekfac": ekfac,
+    "kfac": lambda engine, fisher, seed: kfac(engine, fisher, seed=seed),
+    "diagonal": diagonal,
+    "block_diagonal": block_diagonal,
+    "identity": lambda engine, fisher, seed: identity(engine),
+}
+CURVATURES = ("auto", *EXACT, *STRUCTURED)
 SOLVERS = ("auto", "cholesky", "block_cg")
+
+AUTO_DAMPING = 0.1
+"""Damping of structured curvature in units of each block's mean eigenvalue, where nothing better is known."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +61,25 @@ class Settings:
     protocol: str = "as_refit"
     curvature: str = "auto"
     solver: str = "auto"
-    damping: float | str | None = "auto"
+    damping: float | str | Relative | None = "auto"
     memory: int | None = None
+    fisher: str = "auto"
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in (("protocol", PROTOCOLS), ("curvature", CURVATURES), ("solver", SOLVERS)):
+        allowed_names = (
+            ("protocol", PROTOCOLS),
+            ("curvature", CURVATURES),
+            ("solver", SOLVERS),
+            ("fisher", FISHERS),
+        )
+        for name, allowed in allowed_names:
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is unknown. Expected one of {', '.join(allowed)}.")
-        if not (self.damping in ("auto", None) or (isinstance(self.damping, int | float) and self.damping >= 0)):
+        given = isinstance(self.damping, Relative) or (isinstance(self.damping, int | float) and self.damping >= 0)
+        if not (self.damping in ("auto", None) or given):
             raise ConfigError(
-                f"damping={self.damping!r}. Expected 'auto' or a number of zero or more, in the units of the curvature."
+                f"damping={self.damping!r}. Expected 'auto', a number of zero or more in the units of the curvature, or uw.Relative(share)."
             )
 
     @property
@@ -73,10 +107,26 @@ class Fitted:
         """'fixed_mean' or 'fixed_total', resolved."""
         return self.adapted.protocol if self.settings.protocol == "as_refit" else self.settings.protocol
 
+    @cached_property
+    def kind(self) -> str:
+        """The curvature that is used: 'auto' is the exact Hessian where it fits, else EK-FAC."""
+        if self.settings.curvature != "auto":
+            return self.settings.curvature
+        closed = isinstance(self.engine, LinearEngine)
+        return "hessian" if self.fits or closed else "ekfac"
+
     @property
+    def structured(self) -> bool:
+        """True where the curvature is made of blocks and no dense p × p matrix is formed."""
+        return self.kind in STRUCTURED
+
+    @cached_property
     def damping(self) -> float:
-        """λ added to the curvature; 'auto' adds none to an exact matrix."""
-        return 0.0 if self.settings.damping in ("auto", None) else float(self.settings.damping)  # pyright: ignore
+        """λ added to an exact curvature, in its own units; 'auto' adds none."""
+        chosen = self.settings.damping
+        if isinstance(chosen, Relative):
+            return chosen.share * mean_eigenvalue(self.curvature)
+        return 0.0 if chosen in ("auto", None) else float(chosen)  # pyright: ignore
 
     @property
     def weights(self) -> Float[Tensor, "n"]:
@@ -105,8 +155,27 @@ class Fitted:
         Raises:
             BudgetError: it does not fit.
         """
+        if self.structured:
+            raise ConfigError(
+                f"this question needs the exact curvature, and the study has curvature={self.kind!r}. Expected 'hessian' or 'ggn', with parameters that fit: track fewer of them, or ask for drop, upweight or self_influence."
+            )
         self.require_memory()
-        return ggn(self.engine) if self.settings.curvature == "ggn" else hessian(self.engine)
+        return ggn(self.engine) if self.kind == "ggn" else hessian(self.engine)
+
+    @cached_property
+    def blocks(self) -> BlockDiagonal:
+        """The structured curvature, without damping."""
+        return STRUCTURED[self.kind](self.engine, self.settings.fisher, self.settings.seed)
+
+    @cached_property
+    def block_inverse(self) -> Inverted:
+        """(F + λI)⁻¹ of the structured curvature; 'auto' damps every block by a tenth of its mean eigenvalue."""
+        chosen = self.settings.damping
+        damping = Relative(AUTO_DAMPING) if chosen in ("auto", None) else chosen
+        found = inverse(damped(self.blocks, damping))  # pyright: ignore
+        assert isinstance(found, Inverted)
+        name = f"{self.kind} in {len(self.blocks.parts)} blocks, {read_fisher(self.settings.fisher, self.objective.outputs)} Fisher"
+        return replace(found, verdict=replace(found.verdict, method=name, residual=None))
 
     @cached_property
     def gauge(self) -> Float[Tensor, "g p"] | None:
@@ -195,6 +264,8 @@ class Fitted:
         ids = self.objective.examples.ids
         if which is None:
             return np.arange(len(ids))
+        if isinstance(which, slice):
+            which = ids[which]
         wanted = np.atleast_1d(np.asarray(which))
         if wanted.dtype == bool:
             raise ConfigError("which= found booleans. Expected positions or ids; use numpy.flatnonzero(mask).")
@@ -203,7 +274,7 @@ class Fitted:
         missing = [item for item in wanted.tolist() if item not in self._places]
         if missing:
             raise IndexOutOfRange(
-                f"no training point is called {listing(missing)}. Expected ids among {listing(ids.tolist(), 3)} ({len(ids)} points); correct which=."
+                f"no training point is called {listing(missing)}. Expected ids among {listing(ids.tolist(), 3)}; correct which=."
             )
         return np.asarray([self._places[item] for item in wanted.tolist()])
 

@@ -14,6 +14,7 @@ from torch import nn
 from upweight._typing import Index
 from upweight.adapters import Adapted
 from upweight.adapters.torch import Form, adapt_module
+from upweight.curvature import Relative
 from upweight.fitted import Settings, prepare
 from upweight.influence.effects import Effects
 from upweight.influence.newton import NewtonStep
@@ -31,36 +32,34 @@ if TYPE_CHECKING:
 
 
 class Study:
-    """Ask a fitted model what its training data did to it. The model is never modified.
+    """Ask a fitted model, which is never modified, what its training data did to it.
 
     Questions share their arguments: ``query`` is data in the form of the training data; ``measure`` is 'loss',
-    'logit', 'margin', 'probability', 'prediction', 'parameters' (no query), a callable (outputs, targets) → (m,),
-    or over the whole query set 'accuracy', 'auc' or a callable; ``order`` is 'auto', 'newton' (leverage-corrected)
-    or 'first'; ``aggregate`` is None, 'mean', 'sum' or 'set'. They answer with Effects (m, k), m measurements by k
-    changes, in the measurement's own unit; positive means that the change raises the measurement. They warn
-    (NotStationaryWarning, ApproximationWarning) where an answer is less than it seems.
+    'logit', 'margin', 'probability', 'prediction', 'parameters' (no query), a callable (outputs, targets) → (m,), or
+    over the whole query set 'accuracy', 'auc' or a callable; ``order`` is 'auto', 'newton' (leverage-corrected)
+    or 'first'; ``aggregate`` is None, 'mean', 'sum' or 'set'. They answer with Effects (m, k), m measurements by k changes,
+    in the measurement's own unit; positive means that the change raises it. They warn where an answer is less than it seems.
 
     Args:
         model: any ``nn.Module``; it is scored in eval mode and handed back as found.
-        data: the training set in a fixed order: (X, y), a map-style dataset, a loader that does not
-            shuffle, or a dict of arrays (with ``forward``).
-        loss: 'cross_entropy', 'binary_cross_entropy' (on logits), 'squared_error' (½(f−y)², summed over
-            outputs), 'poisson', ``uw.smooth_hinge(temperature)``, an ``nn`` loss module, or a callable
-            (outputs, targets) → (b,).
+        data: the training set in a fixed order: (X, y), a map-style dataset, an unshuffled loader, a dict of arrays.
+        loss: 'cross_entropy', 'binary_cross_entropy' (on logits), 'squared_error' (½(f−y)², summed over outputs),
+            'poisson', ``uw.smooth_hinge(temperature)``, an ``nn`` loss module, or a callable (outputs, targets) → (b,).
         forward: (model, batch) → (outputs, targets), where batches are not (inputs, targets).
-        parameters: names or patterns of the tracked parameters; the rest are held fixed.
-        weights: wᵢ of the objective Σwᵢℓᵢ + r; 1/n each by default.
+        parameters, weights: names or patterns of the tracked parameters; wᵢ of the objective Σwᵢℓᵢ + r (1/n each).
         penalty: r(θ), e.g. ``uw.L2(1e-2)`` for (λ/2)‖θ‖², PyTorch's weight_decay.
-        protocol: what a refit does to the penalty: 'fixed_mean', 'fixed_total', or 'as_refit' (the adapter's).
-        ids: a name for every training point; the pandas index or the position by default.
-        curvature: 'auto' (the exact Hessian), 'hessian' or 'ggn'.
-        solver, damping: 'auto', 'cholesky' or 'block_cg'; λ added to the curvature, none for 'auto'.
-        batch_size: examples read at a time; no result depends on it.
+        protocol: what a refit does to the penalty: 'fixed_mean' (λ a point), 'fixed_total', or 'as_refit' (the adapter's).
+        ids: a name for every training point; its pandas index or position by default.
+        curvature: 'hessian' or 'ggn' (exact); 'ekfac', 'kfac', 'block_diagonal', 'diagonal' or 'identity'; 'auto' is
+            the Hessian where it fits, else EK-FAC.
+        solver: 'auto', 'cholesky' or 'block_cg'.
+        damping: λ, or ``uw.Relative(0.1)`` of each block's mean eigenvalue; 'auto': none if exact, else Relative(0.1).
+        fisher, seed: labels of structured curvature: 'exact', 'sampled', 'empirical', or 'auto'.
+        batch_size: examples read at a time.
         memory, device: bytes the exact road may take (half of the machine's); where the model should be.
 
     Raises:
-        InputError, ModelError, ConfigError, NumericalError: see ``upweight.errors``; each message says
-            what was found, what was expected and what to do next.
+        InputError, ModelError, ConfigError, NumericalError: see ``upweight.errors``.
 
     Example:
         >>> import torch, upweight as uw
@@ -68,8 +67,7 @@ class Study:
         >>> line = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64).eval()
         >>> _ = line.weight.data.fill_(float((X[:, 0] @ y) / (X[:, 0] @ X[:, 0])))
         >>> study = uw.Study(line, (X, y.unsqueeze(1)), loss="squared_error")
-        >>> effects = study.drop(([[3.0]], [[5.0]]), measure="prediction")  # y(3) without each point
-        >>> effects.values.round(4).tolist()
+        >>> study.drop(([[3.0]], [[5.0]]), measure="prediction").values.round(4).tolist()  # y(3) without each point
         [[0.1429, 0.6723, -2.8571]]
     """
 
@@ -87,12 +85,14 @@ class Study:
         ids: Sequence[Any] | None = None,
         curvature: str = "auto",
         solver: str = "auto",
-        damping: float | str | None = "auto",
+        damping: float | str | Relative | None = "auto",
+        fisher: str = "auto",
+        seed: int = 0,
         batch_size: int | str = "auto",
         memory: int | None = None,
         device: str | torch.device | None = None,
     ) -> None:
-        settings = Settings(protocol, curvature, solver, damping, memory)
+        settings = Settings(protocol, curvature, solver, damping, memory, fisher, seed)
         form = Form(loss, forward, parameters, weights, penalty, batch_size, device)
         self.fitted = prepare(adapt_module(model, data, form, ids), settings)
 

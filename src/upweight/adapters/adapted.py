@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from upweight._typing import Tensor
@@ -36,6 +37,10 @@ class PlainCodec(Codec):
     dtype: torch.dtype
 
     def read(self, data: Any, what: str, ids: Any = None) -> Examples:
+        if isinstance(data, Tensor | np.ndarray) and np.ndim(data) > 0 and what != "training set":
+            data = (data, None)  # inputs alone, for measure='prediction'
+        if isinstance(data, tuple | list) and len(data) == 2 and data[1] is None and what != "training set":
+            data = (data[0], np.empty((len(data[0]), 0)))
         return read_examples(data, self.dtype, ids, what)
 
     def target(self, label: Any, like: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from scipy import sparse
 from upweight._typing import Tensor
 from upweight.adapters.adapted import Adapted, Codec
 from upweight.adapters.torch import read_weights
-from upweight.errors import LabelError, MissingExtraError, ModelError, NonFiniteInput, ShapeError
+from upweight.errors import LabelError, MissingExtraError, ModelError, NonFiniteInput, ShapeError, plain
 from upweight.objective import Examples, Loss, Objective, Quadratic, plain_forward, read_examples, read_loss
 from upweight.objective.linear_map import LinearMap
 from upweight.space import ParameterSpace
@@ -64,7 +64,7 @@ class SklearnCodec(Codec):
         )
 
     def label(self, target: Any) -> Any:
-        return target if self.classes is None else self.classes[int(target)].item()
+        return target if self.classes is None else plain(self.classes[int(target)])
 
     def _encode(self, targets: np.ndarray, ids: Any, what: str) -> np.ndarray:
         if self.classes is None:
@@ -75,7 +75,7 @@ class SklearnCodec(Codec):
             where = int(np.argmax(unknown))
             name = where if ids is None else ids[where]
             raise LabelError(
-                f"example {name} of the {what} has class {targets[where]!r}. Expected one of {self.classes.tolist()}, which the estimator was fitted on."
+                f"example {name} of the {what} has class {plain(targets[where])!r}. Expected one of {self.classes.tolist()}, which the estimator was fitted on."
             )
         found = np.searchsorted(self.classes, targets)
         return found.astype(float) if self.binary else found
@@ -145,8 +145,13 @@ def _take_apart(fitted: Any) -> Estimator:
         ) from error
     final = fitted.steps[-1][1] if isinstance(fitted, Pipeline) else fitted
     if type(final).__name__ not in SUPPORTED:
+        inner = (
+            " This one holds a fitted estimator: pass its .best_estimator_."
+            if hasattr(final, "best_estimator_")
+            else ""
+        )
         raise ModelError(
-            f"{type(final).__name__} is not supported. Expected one of {', '.join(SUPPORTED)}, or a Pipeline that ends in one; for other models build a uw.Study on an nn.Module."
+            f"{type(final).__name__} is not supported.{inner} Expected one of {', '.join(SUPPORTED)}, or a Pipeline that ends in one; for other models build a uw.Study on an nn.Module."
         )
     try:
         check_is_fitted(final)

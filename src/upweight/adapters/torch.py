@@ -14,6 +14,7 @@ from upweight._typing import Tensor
 from upweight.adapters.adapted import Adapted, PlainCodec
 from upweight.errors import ConfigError, ModelError, NonFiniteInput, ShapeError
 from upweight.gradients.guard import as_found
+from upweight.gradients.vmap import refused_in_words
 from upweight.objective import Examples, Forward, Loss, Objective, Penalty, plain_forward, read_loss, read_penalty
 from upweight.objective.data import map_tensors
 from upweight.space import ParameterSpace, matching
@@ -116,10 +117,9 @@ def _bind(
             f"batches are {type(batch).__name__}s, not (inputs, targets). Expected a forward for them; pass forward=lambda model, batch: (outputs, targets)."
         )
     with as_found(model), torch.no_grad():
-        buffers = {name: value.clone() for name, value in model.named_buffers()}
-        outputs, targets = torch.func.functional_call(
-            _Caller(model, forward), {f"model.{k}": v for k, v in buffers.items()}, (batch,)
-        )
+        buffers = {f"model.{name}": value.clone() for name, value in model.named_buffers()}
+        with refused_in_words(batch):
+            outputs, targets = torch.func.functional_call(_Caller(model, forward), buffers, (batch,))
     if not isinstance(outputs, Tensor) or outputs.ndim < 1 or len(outputs) != min(2, len(examples)):
         found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise ShapeError(

@@ -1,4 +1,4 @@
-"""The diagonal of the Fisher, and the block-diagonal Fisher itself: what structured curvature is compared with."""
+"""The identity, the Fisher's diagonal and its own blocks: what structured curvature is compared with."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from upweight.curvature.factors import Key, LabelRows, Walk
 from upweight.curvature.penalised import with_penalty
 from upweight.errors import BudgetError
 from upweight.gradients import Engine
-from upweight.linop import BlockDiagonal, Dense, Diagonal, LinearOperator
+from upweight.linop import BlockDiagonal, Dense, Diagonal, Identity, LinearOperator
 from upweight.objective import Objective
 from upweight.space import Layout
-from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian
+from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, written_rows
 
 LARGEST_BLOCK = 8192
 """Coordinates up to which a dense block is formed: half a gigabyte in float64."""
@@ -34,6 +34,14 @@ def diagonal(source: Objective | Engine, fisher: str = "auto", seed: int = 0) ->
             found[layer.layout.places] = layout, total + _squares(layer, rows.weights)
     parts: tuple[tuple[Layout, LinearOperator], ...] = tuple((at, Diagonal(values)) for at, values in found.values())
     return with_penalty(BlockDiagonal(walk.objective.space.size, parts), walk.objective)
+
+
+def identity(source: Objective | Engine) -> BlockDiagonal:
+    """I, layer by layer: the curvature of the gradient dot product."""
+    walk = Walk.of(source, "empirical", 0)
+    (rows,) = next(iter(walk.batches()))
+    parts = tuple((layer.layout, Identity(layer.layout.width)) for layer in rows.layers)
+    return BlockDiagonal(walk.objective.space.size, parts)
 
 
 def block_diagonal(source: Objective | Engine, fisher: str = "auto", seed: int = 0) -> BlockDiagonal:
@@ -59,21 +67,14 @@ def _gram(batches: Iterable[LabelRows]) -> dict[Key, tuple[Layout, Tensor]]:
                 raise BudgetError(
                     f"curvature='block_diagonal' found a layer of {q:,} parameters. Expected at most {LARGEST_BLOCK:,}; use 'ekfac' or 'kfac'."
                 )
-            own = _own_rows(layer).double() * rows.weights.double().sqrt()[:, None, None]
+            own = written_rows(layer).double() * rows.weights.double().sqrt()[:, None, None]
             layout, total = found.get(layer.layout.places, (layer.layout, own.new_zeros(q, q)))
             found[layer.layout.places] = layout, total + own.flatten(0, 1).T @ own.flatten(0, 1)
     return found
-
-
-def _own_rows(layer: LayerJacobian) -> Tensor:
-    """The rows of a layer on its own coordinates, (b, k, q)."""
-    if isinstance(layer, FactoredJacobian):
-        return torch.einsum("bkso,bsi->bkoi", layer.slopes, layer.inputs).flatten(2)
-    return layer.layout.gather(layer.dense().flatten(0, 1)).view(len(layer), -1, layer.layout.width)
 
 
 def _squares(layer: LayerJacobian, weights: Tensor) -> Tensor:
     if isinstance(layer, FactoredJacobian) and layer.inputs.shape[1] == 1:
         slopes = torch.einsum("bko,b->bo", layer.slopes.squeeze(2).square(), weights)
         return (slopes.T @ layer.inputs.squeeze(1).square()).flatten()
-    return torch.einsum("bkq,b->q", _own_rows(layer).square(), weights)
+    return torch.einsum("bkq,b->q", written_rows(layer).square(), weights)

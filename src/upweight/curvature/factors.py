@@ -13,7 +13,7 @@ from upweight.errors import NonFiniteGradient
 from upweight.gradients import Engine, engine_for
 from upweight.objective import Objective
 from upweight.router import KEPT_BYTES
-from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, PlacedJacobian
+from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, written_rows
 
 Key = tuple[tuple[int, int], ...]
 """Where a part's weight and bias begin and end in θ: what tells parts apart."""
@@ -128,7 +128,7 @@ def collect(batches: Iterable[LabelRows], reduce: bool = False) -> Sums:
             else:
                 sums = found.setdefault(key, FlatSums(layer, layer.layout.width <= WHOLE_BLOCK))
                 assert isinstance(sums, FlatSums)
-                sums.add(written(layer), rows.weights)
+                sums.add(written_rows(layer), rows.weights)
     for sums in found.values():
         _require_finite(sums)
     return found
@@ -139,13 +139,6 @@ def positions(layer: FactoredJacobian, reduce: bool) -> tuple[Float[Tensor, "b s
     if not reduce or layer.inputs.shape[1] == 1:
         return layer.inputs, layer.slopes
     return layer.inputs.mean(1, keepdim=True), layer.slopes.sum(2, keepdim=True)
-
-
-def written(layer: LayerJacobian) -> Float[Tensor, "b k q"]:
-    """The rows of a layer without factors, on its own coordinates."""
-    if isinstance(layer, PlacedJacobian):
-        return layer.slopes
-    return layer.layout.gather(layer.dense().flatten(0, 1)).view(len(layer), -1, layer.layout.width)
 
 
 def kept_bytes(walk: Walk, first: LabelRows) -> int:

@@ -6,8 +6,8 @@ from upweight._typing import Float, Tensor
 from upweight.linop import LinearOperator
 from upweight.objective import Objective
 
-TOLERANCE = 1e-9
-"""‖vH‖ below this share of a typical direction's is zero: a shift's true product is rounding, 1e-16 an entry."""
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+"""‖vH‖ below this share of a typical direction's is zero: a shift's true product is rounding of the model's type."""
 
 
 def shift_gauge(objective: Objective, curvature: LinearOperator) -> Float[Tensor, "g p"] | None:
@@ -27,7 +27,7 @@ def shift_gauge(objective: Objective, curvature: LinearOperator) -> Float[Tensor
         width = (where.stop - where.start) // classes
         shifts = theta.new_zeros(width, len(theta))
         shifts[:, where] = torch.eye(width, dtype=theta.dtype, device=theta.device).repeat(1, classes) / classes**0.5
-        flat = (shifts @ curvature).norm(dim=1) <= TOLERANCE * scale
+        flat = (shifts @ curvature).norm(dim=1) <= TOLERANCE.get(objective.theta.dtype, 1e-3) * scale
         found.append(shifts[flat])
     directions = torch.cat(found) if found else theta.new_zeros(0, len(theta))
     return directions if len(directions) else None

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+SLOPE_LIMIT, PEARSON_LIMIT = 0.25, 0.9
+"""A slope within a quarter of 1 and this correlation: below them a prediction is no longer a forecast of a refit."""
+
+
 @dataclass(frozen=True, repr=False)
 class Calibration:
     """Predicted and refitted changes of every query under every point really left out.
@@ -58,6 +62,15 @@ class Calibration:
     def relative_error(self) -> float:
         """‖predicted − refitted‖ / ‖refitted‖."""
         return float(np.linalg.norm(self.predicted - self.refitted) / np.linalg.norm(self.refitted))
+
+    @property
+    def concerns(self) -> list[str]:
+        """What the refits say against the predictions; empty when they agree."""
+        if abs(self.slope - 1) <= SLOPE_LIMIT and self.pearson >= PEARSON_LIMIT:
+            return []
+        return [
+            f"real refits do not follow the predictions: slope {self.slope:.2f} (1 is right), Pearson {self.pearson:.2f}; do not rely on sizes here"
+        ]
 
     def per_query(self) -> pd.DataFrame:
         """Slope, Pearson and Spearman of each query on its own."""
@@ -98,6 +111,7 @@ class Calibration:
         axes.plot(ends, ends, color="#888888", linewidth=1, zorder=1)
         axes.scatter(self.predicted, self.refitted, s=9, alpha=0.5, linewidths=0, color="#1f5fa8", zorder=2)
         axes.set(xlabel=f"predicted change in {self.measure} ({self.unit})", ylabel="change after really refitting")
+        axes.locator_params(nbins=5)
         axes.set_title(f"slope {self.slope:.3f} · Pearson {self.pearson:.4f}", fontsize=10)
         return axes
 
@@ -105,6 +119,7 @@ class Calibration:
         return (
             f"Calibration on {len(self.train_ids)} real refits × {len(self.query_ids)} queries: slope of refitted on predicted {self.slope:.4f}, "
             f"Pearson {self.pearson:.5f}, Spearman {self.spearman:.4f}, relative error {self.relative_error:.2g}."
+            + "".join(f" Beware: {concern}." for concern in self.concerns)
         )
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from upweight._typing import Batch, Float, Tensor
 from upweight.gradients.guard import as_found
 from upweight.gradients.layers import Direct, Factored, Indexed, Rule
-from upweight.gradients.vmap import VmapEngine
+from upweight.gradients.vmap import VmapEngine, refused_in_words
 from upweight.space import FlatLayout, LinearLayout
 from upweight.tiles import Block, PlacedBlock
 from upweight.tiles.blocks import IndexedBlock
@@ -182,7 +182,7 @@ def capture(general: VmapEngine, sites: tuple[Site, ...], batch: Batch, theta: T
     """Run the model once with every site watched."""
     model, theta = general.objective.model, general.objective.theta if theta is None else theta
     calls: dict[str, list[Call]] = {site.name: [] for site in sites}
-    with _watched(sites, calls, theta), as_found(model), torch.enable_grad():
+    with refused_in_words(batch), _watched(sites, calls, theta), as_found(model), torch.enable_grad():
         outputs, targets = general.run(theta.to(general.objective.theta.dtype).detach(), batch)
     return Captured(outputs, targets, [(site, calls[site.name]) for site in sites if calls[site.name]], len(outputs))
 

@@ -17,7 +17,7 @@ from torch import nn
 from upweight._typing import Batch, Float, Tensor
 from upweight.gradients.engine import Engine
 from upweight.gradients.guard import as_found
-from upweight.gradients.vmap import VmapEngine
+from upweight.gradients.vmap import VmapEngine, absent, refused_in_words
 from upweight.objective import Examples, Objective, plain_forward
 from upweight.objective.linear_map import LinearMap
 from upweight.router import TILE_BYTES
@@ -118,13 +118,14 @@ class LinearEngine(Engine):
             and self.linear is self.objective.model
             and self.objective.forward is plain_forward
         ):
-            found, raw, targets = batch[0], self.linear(batch[0]).detach(), batch[1]
+            with refused_in_words(batch):
+                found, raw, targets = batch[0], self.linear(batch[0]).detach(), batch[1]
         else:
             found, raw, targets = self._capture(batch)
         inputs = self._augmented(found)
         outputs = raw.reshape(len(raw), -1)
         offset = None if self._whole else outputs - self._eta(Features(inputs, None, outputs), None)
-        if targets is None:
+        if absent(targets):
             return Features(inputs, offset, outputs.new_zeros(len(inputs), 0))
         return Features(
             inputs, offset, self.objective.loss.prepare(raw, targets, () if names is None else list(names))[1]
@@ -147,7 +148,7 @@ class LinearEngine(Engine):
         return outputs if found.offset is None else outputs + found.offset
 
     def _capture(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        with _inputs_of(self.linear) as seen, as_found(self.objective.model), torch.no_grad():
+        with refused_in_words(batch), _inputs_of(self.linear) as seen, as_found(self.objective.model), torch.no_grad():
             outputs, targets = self.general.run(self.objective.theta, batch)
         return seen[0], outputs, targets
 

@@ -15,7 +15,7 @@ from upweight.gradients.capture import Captured, Site, capture
 from upweight.gradients.engine import Engine
 from upweight.gradients.guard import as_found
 from upweight.gradients.layers import Direct, Factored, Indexed, rule_for
-from upweight.gradients.vmap import VmapEngine
+from upweight.gradients.vmap import VmapEngine, absent
 from upweight.linop import LinearOperator
 from upweight.objective import Examples, Objective
 from upweight.router import TILE_BYTES, chunk
@@ -104,7 +104,7 @@ class NetworkEngine(Engine):
     def linearised(self, batch: Batch, names: np.ndarray | None = None) -> tuple[Tensor, Tensor, Jacobian]:
         captured = self.captured(batch)
         outputs, targets = captured.outputs.detach(), captured.targets
-        if targets is None:
+        if absent(targets):
             targets = outputs.new_zeros(len(outputs), 0)
             return outputs.reshape(len(outputs), -1), targets, NetworkJacobian(self, captured, batch)
         outputs, targets = self.objective.loss.prepare(outputs, targets, () if names is None else list(names))

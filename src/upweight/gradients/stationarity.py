@@ -20,13 +20,15 @@ class Stationarity:
     """∇Q(θ̂) in units of a typical example's gradient.
 
     ratio is ‖∇Q‖ / (Σwᵢ · root-mean-square ‖∇ℓᵢ‖): 0 at a minimum, 1 for an untrained model with
-    gradients that all agree.
+    gradients that all agree. points is the same in typical single points, ratio · n: what remains to be
+    trained weighs as much as that many points do.
     """
 
     gradient: Float[Tensor, "p"]
     typical: float
     ratio: float
     mostly_in: str
+    points: float
 
     @property
     def reached(self) -> bool:
@@ -34,13 +36,13 @@ class Stationarity:
         return self.ratio <= LIMIT
 
     def __str__(self) -> str:
-        found = f"‖∇Q‖ is {self.ratio:.2g} of a typical ‖∇ℓᵢ‖ (limit {LIMIT})"
-        return found if self.reached else f"{found}, mostly in {self.mostly_in!r}"
+        found = f"‖∇Q‖ is {self.ratio:.2g} of a typical ‖∇ℓᵢ‖ (limit {LIMIT}), the weight of {self.points:.2g} training points"
+        return found if self.reached else f"{found}, mostly in {self.mostly_in!r}: not a minimum"
 
     def warn(self) -> None:
         """Say so when θ̂ is not stationary; scores are still the exact derivative of the proximal response."""
         if not self.reached:
-            advice = "Expected a minimum of the objective, penalty included. Train further, check weights= and penalty=, or ask for newton_step() or estimand='newton'."
+            advice = "Expected a minimum of the objective, penalty included. Train further, check loss=, weights= and penalty= against the training run, or ask for newton_step() or estimand='newton'."
             warnings.warn(f"{self}. {advice}", NotStationaryWarning, stacklevel=4)
 
 
@@ -71,7 +73,8 @@ def _in_units(gradient: Tensor, squares: float, engine: Engine) -> Stationarity:
     pieces = {name: float(gradient[where].norm()) for name, where in engine.objective.space.slices().items()}
     rounding = torch.finfo(engine.objective.theta.dtype).eps * float(engine.objective.theta.norm() + 1)
     ratio = 0.0 if norm <= rounding else norm / max(weight * typical, torch.finfo(torch.float64).tiny)
-    return Stationarity(gradient, typical, ratio, max(pieces, key=lambda name: pieces[name]))
+    mostly = max(pieces, key=lambda name: pieces[name])
+    return Stationarity(gradient, typical, ratio, mostly, ratio * engine.objective.count)
 
 
 def _check(losses: Tensor, norms: Tensor, names: object) -> None:

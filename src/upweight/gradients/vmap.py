@@ -16,7 +16,7 @@ from torch.func import functional_call, grad, jacrev, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from upweight._typing import Batch, Tensor
-from upweight.errors import ConfigError
+from upweight.errors import ConfigError, ShapeError
 from upweight.gradients.engine import Engine
 from upweight.gradients.guard import as_found
 from upweight.objective import Examples, Objective
@@ -26,6 +26,30 @@ from upweight.tiles import Block, DenseBlock, DenseJacobian, Jacobian
 
 HESSIAN_ROWS = 64
 """Hessian rows formed by one vectorised double backward pass."""
+
+
+def absent(targets: Any) -> bool:
+    """Whether examples came without targets: they can be predicted, and nothing else."""
+    return targets is None or (isinstance(targets, Tensor) and targets.shape[1:] == (0,))
+
+
+@contextmanager
+def refused_in_words(batch: Batch) -> Iterator[None]:
+    """Say which batch the model could not be called on, and what to do."""
+    try:
+        yield
+    except (RuntimeError, TypeError, IndexError) as error:
+        raise ShapeError(
+            f"the model could not be called on {described(batch)}: {error}. Expected inputs as in training, in shape and type; "
+            "convert them, or pass forward= to take the batch apart."
+        ) from error
+
+
+def described(batch: Batch) -> str:
+    """The shapes and types of a batch, for a message."""
+    found: list[str] = []
+    map_tensors(batch, lambda tensor: found.append(f"{tuple(tensor.shape)} {tensor.dtype}"))
+    return "a batch of " + ", ".join(found)
 
 
 @contextmanager
@@ -62,9 +86,9 @@ class VmapEngine(Engine):
     def outputs(
         self, batch: Batch, theta: Tensor | None = None, names: np.ndarray | None = None
     ) -> tuple[Tensor, Tensor]:
-        with as_found(self.objective.model), torch.no_grad():
+        with refused_in_words(batch), as_found(self.objective.model), torch.no_grad():
             outputs, targets = self.run(self._at(theta), batch)
-        if targets is None:
+        if absent(targets):
             return outputs.reshape(len(outputs), -1), outputs.new_zeros(len(outputs), 0)
         return self.objective.loss.prepare(outputs, targets, () if names is None else list(names))
 

@@ -27,11 +27,16 @@ PHRASES = {
     "reweight": "under each new weighting of the training set",
     "change_penalty": "under each new penalty",
 }
+WHOLE = ("drop_group", "reweight", "change_penalty")
 ORDER_WORDS = {
-    "first": "first order",
-    "newton": "leverage-corrected",
-    "two_newton": "two Newton steps on what remains",
+    ("first", False): "first order",
+    ("first", True): "first order",
+    ("newton", False): "leverage-corrected",
+    ("newton", True): "one Newton step",
+    ("two_newton", True): "two Newton steps",
 }
+"""What an order is called, for changes of single points and of many at once."""
+
 POINT_SIGN = {"drop": 1.0, "drop_group": 1.0, "upweight": -1.0, "add": -1.0}
 """Turns an effect on a loss into the helpfulness of the points: dropping a helpful point raises the loss."""
 
@@ -80,27 +85,31 @@ class Effects:
     def __repr__(self) -> str:
         m, k = self.values.shape
         low, high = (float(self.values.min()), float(self.values.max())) if self.values.size else (0.0, 0.0)
-        which = ORDER_WORDS[self.order]
-        said = "".join(f" {note}." for note in self.notes)
-        return (
-            f"Effects ({m} × {k}): the predicted change in {self.measure} ({self.unit}) of {m} quer{'y' if m == 1 else 'ies'} "
-            f"{PHRASES[self.question]}, {which}, protocol {self.protocol}. Values from {low:.3g} to {high:.3g}; {self.verdict}.{said}"
-        )
+        thing = "parameter" if self.measure == "parameters" else "query"
+        what = f"{m} {thing}" if m == 1 else f"{m} {'parameters' if thing == 'parameter' else 'queries'}"
+        words = self.measure if self.unit == self.measure else f"{self.measure} ({self.unit})"
+        lines = [
+            f"Effects ({m} × {k}): the predicted change in {words} of {what} {PHRASES[self.question]}.",
+            f"Values from {low:.3g} to {high:.3g}; {ORDER_WORDS[self.order, self.question in WHOLE]}, protocol {self.protocol}.",
+            f"{self.verdict[:1].upper()}{self.verdict[1:]}.",
+            *(f"{note}." for note in self.notes),
+        ]
+        return "\n".join(lines)
 
     def helpful(self, k: int = 10) -> pd.DataFrame:
-        """The k most helpful points of every query: without them its loss would be higher."""
+        """The k most helpful points of every query, fewer where fewer help: without them its loss would be higher."""
         return self._ranked(self._point_sign(), k)
 
     def harmful(self, k: int = 10) -> pd.DataFrame:
-        """The k most harmful points of every query: without them its loss would be lower."""
+        """The k most harmful points of every query, fewer where fewer harm: without them its loss would be lower."""
         return self._ranked(-self._point_sign(), k)
 
     def raises(self, k: int = 10) -> pd.DataFrame:
-        """The k changes that raise each measurement most."""
+        """The k changes that raise each measurement most, fewer where fewer raise it."""
         return self._ranked(1.0, k)
 
     def lowers(self, k: int = 10) -> pd.DataFrame:
-        """The k changes that lower each measurement most."""
+        """The k changes that lower each measurement most, fewer where fewer lower it."""
         return self._ranked(-1.0, k)
 
     def groupby(self, labels: Sequence[Any] | np.ndarray) -> Effects:
@@ -153,7 +162,7 @@ class Effects:
     def _point_sign(self) -> float:
         if self.measure != "loss" or self.question not in POINT_SIGN:
             raise ConfigError(
-                f"helpful() and harmful() found measure {self.measure!r} under {self.question!r}. Expected a loss, and points left out or added; use raises() or lowers()."
+                f"helpful() and harmful() found {self.question!r} measured by {self.measure!r}. Expected a loss, and points that are dropped, upweighted or added; use raises() or lowers()."
             )
         return POINT_SIGN[self.question]
 
@@ -165,7 +174,7 @@ class Effects:
         k = min(k, self.values.shape[1])
         order = np.argsort(-sign * self.values, axis=1, kind="stable")[:, :k]
         picked = np.take_along_axis(self.values, order, 1)
-        return pd.DataFrame(
+        frame = pd.DataFrame(
             {
                 "query": np.repeat(self.query_ids, k),
                 "rank": np.tile(np.arange(1, k + 1), len(self.values)),
@@ -173,6 +182,7 @@ class Effects:
                 "effect": picked.ravel(),
             }
         )
+        return frame.loc[sign * frame["effect"] > 0].reset_index(drop=True)
 
 
 _WORDS = [field.name for field in fields(Effects) if field.name not in ("values", "query_ids", "train_ids", "notes")]

@@ -40,8 +40,8 @@ class NewtonStep:
         size = np.linalg.norm(self.step, axis=-1).max()
         left = np.linalg.norm(self.remainder, axis=-1).max()
         return (
-            f"NewtonStep for {len(self.train_ids)} training point(s) at ε = {self.epsilon:.3g}: ‖step‖ up to {size:.3g}, of which "
-            f"‖constant‖ {np.linalg.norm(self.constant[0]):.3g} is the same for every point; constant + contribution leaves out {left:.3g}."
+            f"NewtonStep for {len(self.train_ids)} training point(s) at ε = {self.epsilon:.3g}: ‖step‖ up to {size:.3g}; the constant, "
+            f"the same for every point, has ‖·‖ {np.linalg.norm(self.constant[0]):.3g}; constant + contribution leaves out {left:.3g}."
         )
 
 

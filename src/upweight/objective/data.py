@@ -152,6 +152,10 @@ def as_tensor(values: Any, dtype: torch.dtype) -> Tensor:
     if isinstance(values, Tensor):
         return values.to(dtype) if values.is_floating_point() else values
     array = np.asarray(values)
+    if array.ndim == 0:
+        raise ShapeError(
+            f"found the single value {array.item()!r}. Expected one for each example; pass a list or an array."
+        )
     if array.dtype == object or array.dtype.kind in "US":
         raise InputError(
             f"found values of type {array.dtype}, for instance {array.ravel()[0]!r}. Expected numbers; encode them first."
@@ -198,6 +202,11 @@ def _from_loader(loader: DataLoader[Any], dtype: torch.dtype, ids: Sequence[Any]
         raise OrderError(
             f"the {what} is a loader that draws with {type(loader.sampler).__name__}, so its order changes from pass to pass. "
             "Expected a fixed order; pass the dataset itself, or DataLoader(..., shuffle=False)."
+        )
+    size, count = loader.batch_size or 1, len(loader.dataset)  # pyright: ignore
+    if loader.drop_last and count % size:
+        raise OrderError(
+            f"the {what} is a loader with drop_last=True, which leaves out {count % size} of {count} examples. Expected every example the model was trained on; pass a Subset of those, or drop_last=False."
         )
     return _items(loader.dataset, loader.collate_fn, dtype, ids, what)
 

@@ -6,7 +6,7 @@ Outputs arrive flat, (b, o). A loss the table does not know is differentiated au
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,67 +18,7 @@ from torch.nn import functional as F
 
 from upweight._typing import Float, Tensor
 from upweight.errors import ConfigError, LabelError, ShapeError
-
-
-class Loss(ABC):
-    """ℓ(η, y), one number an example."""
-
-    name: str
-    unit: str
-    kind: str
-    """What the targets are: 'class', 'binary', 'real', 'count', 'sign' or 'free'."""
-
-    @abstractmethod
-    def values(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b"]:
-        """ℓ."""
-
-    @abstractmethod
-    def gradient(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b o"]:
-        """∇_η ℓ."""
-
-    @abstractmethod
-    def hessian(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b o o"]:
-        """Λ = ∇²_η ℓ."""
-
-    @abstractmethod
-    def prepare(
-        self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
-    ) -> tuple[Float[Tensor, "b o"], Tensor]:
-        """Check that raw outputs and targets line up, and flatten the outputs; names are for messages.
-
-        Raises:
-            ShapeError: shapes that would broadcast or do not match.
-            LabelError: targets of the wrong type or range.
-        """
-
-    def bound(self, trailing: tuple[int, ...]) -> Loss:
-        """The same loss, told the shape one example's outputs have before flattening."""
-        return self
-
-    def thin_hessian(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> ThinHessian | None:
-        """Λ as a diagonal less a rank-one part, None where it has no such form."""
-        return None
-
-    def root(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b o r"]:
-        """S with SSᵀ = Λ; what is negative in Λ is left out."""
-        values, vectors = torch.linalg.eigh(self.hessian(outputs, targets))
-        return vectors * values.clamp_min(0).sqrt().unsqueeze(1)
-
-    def sampled(
-        self, outputs: Float[Tensor, "b o"], targets: Tensor, generator: torch.Generator
-    ) -> Float[Tensor, "b o"]:
-        """∇_η ℓ at a label drawn from the model: mean zero, covariance Λ. Where the loss is no likelihood, Sε."""
-        root = self.root(outputs, targets)
-        noise = torch.randn(root.shape[0], root.shape[2], generator=generator, dtype=root.dtype)
-        return torch.einsum("bor,br->bo", root, noise.to(root.device))
-
-
-@dataclass(frozen=True)
-class ThinHessian:
-    """Λ = diag(c) − uuᵀ, held in O(o) numbers an example."""
-
-    curve: Float[Tensor, "b o"]
-    root: Float[Tensor, "b o"] | None = None
+from upweight.objective.loss import Loss, ThinHessian
 
 
 @dataclass(frozen=True)
@@ -173,7 +113,7 @@ class Elementwise(Loss):
         if outputs.shape != targets.shape:
             raise ShapeError(
                 f"{self.name} found outputs of shape {_shape(outputs)} against targets {_shape(targets)}, which would broadcast. "
-                f"Expected equal shapes; reshape one of them, e.g. targets.reshape({_shape(outputs)}) or outputs.squeeze(1)."
+                f"Expected equal shapes; reshape one of them, e.g. targets.reshape({(-1, *outputs.shape[1:])}) or outputs.squeeze(1)."
             )
         return outputs.reshape(len(outputs), -1), targets.reshape(len(targets), -1).to(outputs.dtype)
 
@@ -324,6 +264,14 @@ class CallableLoss(Loss):
         return replace(self, trailing=trailing)
 
 
+HINTS = {
+    "mse": "'squared_error' is ½(f−y)²; pass nn.MSELoss() for the mean over outputs. ",
+    "bce": "'binary_cross_entropy' is on logits. ",
+    "ce": "It is called 'cross_entropy'. ",
+    "hinge": "It has no second derivative; 'smooth_hinge' has. ",
+}
+"""What is likely meant by other libraries' names."""
+
 NAMED: dict[str, Callable[[], Loss]] = {
     "cross_entropy": CrossEntropy,
     "binary_cross_entropy": BinaryCrossEntropy,
@@ -356,8 +304,9 @@ def read_loss(loss: str | Loss | nn.Module | Callable[[Tensor, Tensor], Tensor])
         return _per_example(loss)
     if callable(loss):
         return CallableLoss(loss, name=getattr(loss, "__name__", "callable"))
+    hint = HINTS.get(str(loss).lower(), "")
     raise ConfigError(
-        f"loss={loss!r} is unknown. Expected one of {', '.join(NAMED)}, an nn loss module, or a callable (outputs, targets) -> (b,)."
+        f"loss={loss!r} is unknown. {hint}Expected one of {', '.join(NAMED)}, an nn loss module, or a callable (outputs, targets) -> (b,)."
     )
 
 
@@ -395,7 +344,7 @@ class _ModuleLoss(CallableLoss):
     ) -> tuple[Tensor, Tensor]:
         if targets.is_floating_point() and targets.shape != outputs.shape:
             raise ShapeError(
-                f"{self.name} found outputs of shape {_shape(outputs)} against targets {_shape(targets)}, which would broadcast. Expected equal shapes; reshape one of them."
+                f"{self.name} found outputs of shape {_shape(outputs)} against targets {_shape(targets)}, which would broadcast. Expected equal shapes; reshape one of them, e.g. targets.reshape({(-1, *outputs.shape[1:])})."
             )
         return super().prepare(outputs, targets, names)
 

@@ -14,7 +14,7 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.errors import ConfigError, ShapeError
-from upweight.objective.losses import Loss
+from upweight.objective.loss import Loss
 
 PER_EXAMPLE = ("loss", "logit", "margin", "probability", "prediction")
 OVER_SET = ("accuracy", "auc")

@@ -10,7 +10,7 @@ from torch import nn
 
 from upweight._typing import Batch, Float, Tensor
 from upweight.objective.data import Examples, map_tensors
-from upweight.objective.losses import Loss
+from upweight.objective.loss import Loss
 from upweight.objective.penalties import Quadratic
 from upweight.space import ParameterSpace
 

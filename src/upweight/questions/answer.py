@@ -8,16 +8,18 @@ Solves are made on the shorter side.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from upweight._typing import Float, Tensor
 from upweight.fitted import Fitted
 from upweight.influence.changes import Changes, corrected
+from upweight.linop import BlockDiagonal
 from upweight.questions.measuring import Measurement
 from upweight.questions.terms import Tile
 from upweight.solve import Verdict
+from upweight.tiles.pairs import prepare_pairs
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ def first_order(
     """−T H⁻¹ Cᵀ; rows=None means the parameters themselves, T = I."""
     if rows is None:
         solved, verdict = fitted.inverse.dense(), fitted.inverse.verdict
+    elif fitted.structured:
+        solved, verdict = rows @ fitted.block_inverse, fitted.block_inverse.verdict
     else:
         solution = fitted.row_inverse(len(rows)).solve(rows)
         solved, verdict = solution.rows, solution.verdict
@@ -43,6 +47,26 @@ def first_order(
     for tile in tiles:
         values[tile.columns] = _products(tile.changes, tile.changes.push, solved, pull).neg_().cpu()
     return Answer(values.T, "first", verdict)
+
+
+def by_layers(fitted: Fitted, tiles: Iterable[Tile], count: int, measured: Measurement, pull: Tensor) -> Answer:
+    """−T P Cᵀ for a block-diagonal P: pairs of queries and changes from their factors, and nothing of size m × p."""
+    operator = fitted.block_inverse.operator
+    assert isinstance(operator, BlockDiagonal)
+    pairs, shared, values = None, None, torch.empty(0)
+    for tile in tiles:
+        block = tile.changes.block()
+        if pairs is None:
+            pairs = prepare_pairs(measured.layers(), operator, fitted.blocks, block)
+            values = torch.empty(count, pairs.count, dtype=torch.float64)
+        found = pairs.against(block)
+        if tile.changes.share:
+            shared = measured.along(pull.to(found.dtype) @ operator) if shared is None else shared
+            found = found + tile.changes.share * shared
+        values[tile.columns] = found.neg_().double().cpu()
+    assert pairs is not None
+    verdict = fitted.block_inverse.verdict
+    return Answer(values.T, "first", replace(verdict, method=f"{verdict.method}; {pairs.rules}"))
 
 
 def at_newton_steps(

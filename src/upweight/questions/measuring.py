@@ -14,6 +14,7 @@ from upweight.errors import ConfigError, ShapeError
 from upweight.fitted import Fitted
 from upweight.objective import Measure, SetMeasure, read_measure
 from upweight.tiles import Jacobian
+from upweight.tiles.layer_jacobians import LayerJacobian
 
 AGGREGATES = (None, "mean", "sum", "set")
 
@@ -76,6 +77,24 @@ class Measurement:
             start += len(jacobian)
         rows = torch.cat(found).double()  # (m, c, p)
         return self._gathered(rows).flatten(0, 1)
+
+    def layers(self) -> list[tuple[LayerJacobian, ...]]:
+        """T tile by tile and layer by layer, one row a query and component: for measurements of each query."""
+        assert isinstance(self.measure, Measure)
+        slopes = self.measure.gradient(self.outputs, self.targets)  # (m, c, o)
+        start, found = 0, []
+        for jacobian in self.jacobians:
+            found.append(jacobian.pulled(list(slopes[start : start + len(jacobian)].unbind(1))))
+            start += len(jacobian)
+        return found
+
+    def along(self, move: Float[Tensor, "p"]) -> Float[Tensor, "r"]:
+        """T·move for one move of θ."""
+        assert isinstance(self.measure, Measure)
+        shifts = torch.cat([jacobian.jvp(move.unsqueeze(0)) for jacobian in self.jacobians]).squeeze(2)  # (m, o)
+        return torch.einsum(
+            "mco,mo->mc", self.measure.gradient(self.outputs, self.targets).to(shifts), shifts
+        ).flatten()
 
     def output_rows(self) -> Float[Tensor, "m·o p"]:
         """The output Jacobians of all queries, stacked, float64."""

@@ -36,8 +36,8 @@ class InputGradient:
 
     def __repr__(self) -> str:
         return (
-            f"InputGradient {self.values.shape}: the change in {self.measure} ({self.unit}) of {len(self.query_ids)} queries per unit change "
-            f"of the inputs of {len(self.train_ids)} training points; {self.verdict}.{''.join(f' {note}.' for note in self.notes)}"
+            f"InputGradient {self.values.shape}: the change in {self.measure} ({self.unit}) of each of {len(self.query_ids)} measurements, for the "
+            f"inputs of {len(self.train_ids)} training points; {self.verdict}.{''.join(f' {note}.' for note in self.notes)}"
         )
 
 
@@ -60,7 +60,8 @@ def perturb(question: Question, which: Any) -> InputGradient:
         found.append(-slope * weights.reshape(-1, *[1] * (slope.ndim - 1)))
     fitted.stationarity.warn()
     values = torch.cat(found).transpose(0, 1).cpu().numpy()
-    unit = f"{measured.unit} per input unit"
+    inputs = "transformed input" if "Transformers held fixed" in fitted.adapted.notes else "input"
+    unit = f"{measured.unit} per unit of {inputs}"
     return InputGradient(
         values, measured.ids, part.ids, measured.name, unit, str(solution.verdict), fitted.adapted.notes
     )

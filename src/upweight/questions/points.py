@@ -59,6 +59,7 @@ def parameters(question: Question, which: Any) -> ParameterInfluence:
 
 def relabel(question: Question, labels: Mapping[Any, Any]) -> Effects:
     """Give each point another label: {point: label}."""
+    labels = labels.to_dict() if hasattr(labels, "to_dict") else labels  # pyright: ignore
     if not isinstance(labels, Mapping) or not labels:
         raise ConfigError(
             f"relabel found {labels!r}. Expected a dict {{training point: new label}} with at least one entry."
@@ -92,6 +93,7 @@ def add(question: Question, data: Any) -> Effects:
 
 def self_influence(fitted: Fitted) -> np.ndarray:
     """wᵢ gᵢᵀH⁻¹gᵢ, (n,)."""
+    fitted.stationarity.warn()
     units = torch.ones_like(fitted.weights)
     own = _own(fitted, units, lambda changes, a: torch.einsum("ko,kox,kx->k", changes.push, a, changes.push))
     return own * fitted.weights.cpu().numpy()
@@ -108,9 +110,9 @@ def newton_step(fitted: Fitted, which: Any, epsilon: float) -> NewtonStep:
     Raises:
         ConfigError: the study's curvature is another matrix, or a damped one.
     """
-    if fitted.settings.curvature == "ggn" or fitted.damping:
+    if fitted.kind != "hessian" or fitted.damping:
         raise ConfigError(
-            f"newton_step found curvature={fitted.settings.curvature!r} and damping={fitted.damping:g}. Expected the exact, undamped Hessian: build the study without them."
+            f"newton_step found curvature={fitted.kind!r} with damping {fitted.settings.damping}. Expected the exact Hessian without damping: build the study with neither."
         )
     places, share = fitted.positions(which), fitted.share(1.0)
     steps, rows = [], []
@@ -130,8 +132,9 @@ def newton_step(fitted: Fitted, which: Any, epsilon: float) -> NewtonStep:
 
 def _own(fitted: Fitted, amounts: Tensor, of: Callable[[Changes, Float[Tensor, "k o o"]], Tensor]) -> np.ndarray:
     """A number of each point from its own Jᵢ H⁻¹ Jᵢᵀ."""
+    inverse = fitted.block_inverse.operator if fitted.structured else fitted.inverse
     parts = [
-        of(changes, changes.jacobian.sandwich(fitted.inverse))
+        of(changes, changes.jacobian.sandwich(inverse).double())
         for _, changes in terms(fitted, fitted.objective.examples, amounts)
     ]
     return torch.cat(parts).cpu().numpy()

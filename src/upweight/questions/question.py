@@ -15,7 +15,7 @@ from upweight.errors import ApproximationWarning, ConfigError
 from upweight.fitted import Fitted
 from upweight.gradients import LinearEngine
 from upweight.influence.effects import Effects
-from upweight.questions.answer import Answer, at_first_moves, at_newton_steps, first_order
+from upweight.questions.answer import Answer, at_first_moves, at_newton_steps, by_layers, first_order
 from upweight.questions.measuring import Measurement, measurement
 from upweight.questions.terms import Tile
 from upweight.router import dense_bytes, order_costs
@@ -67,7 +67,8 @@ class Question:
         """'newton' or 'first' for 'auto': the best that fits the memory budget and the solver asked for."""
         if self.order != "auto":
             return self.order
-        return "newton" if self.fitted.fits and self.fitted.settings.solver != "block_cg" else "first"
+        dense = not self.fitted.structured and self.fitted.fits
+        return "newton" if dense and self.fitted.settings.solver != "block_cg" else "first"
 
     @cached_property
     def pending(self) -> Float[Tensor, "p"] | None:
@@ -91,6 +92,8 @@ class Question:
         measured = self.measured
         if self.best_order == "newton":
             return at_newton_steps(self.fitted, tiles, count, measured, self.pull)
+        if self.fitted.structured and measured is not None and measured.aggregate is None and not measured.over_set:
+            return by_layers(self.fitted, tiles, count, measured, self.pull)
         if measured is not None and measured.over_set:
             return at_first_moves(self.fitted, tiles, count, measured, self.pull)
         return first_order(self.fitted, tiles, count, None if measured is None else measured.rows(), self.pull)

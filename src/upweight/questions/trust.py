@@ -5,17 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from upweight.curvature import mean_eigenvalue
+from upweight.errors import IndefiniteCurvature, plain
 from upweight.fitted import Fitted
-from upweight.gradients import Stationarity
+from upweight.gradients import LinearEngine, Stationarity
 from upweight.questions.points import leverage
-from upweight.solve import Verdict
+from upweight.solve import CholeskyInverse, Verdict
+from upweight.solve.direct import lowest_eigenvalue
 
 HIGH_LEVERAGE = 0.5
 """A point that owns half of its own fit: first order is wrong there by a factor of two."""
 
 ILL_CONDITIONED = 1e10
 """Condition number above which float64 leaves fewer than six digits."""
+
+FLAT = 0.01
+"""A network whose lowest curvature is below this share of the mean has a direction along which refits wander."""
+
+FAR = 0.05
+"""A pending Newton step that moves the outputs by more than this share of their size is not a small correction."""
+
+MUCH_DAMPING = 0.01
+"""Damping above this share of the mean curvature changes effects visibly."""
 
 
 @dataclass(frozen=True)
@@ -24,42 +37,59 @@ class Trust:
 
     Attributes:
         stationarity: ‖∇Q‖ in units of a typical ‖∇ℓᵢ‖.
-        lowest_curvature: smallest eigenvalue of H + λI away from the gauge.
+        pending_shift: by how much the Newton step still to be taken would move the outputs, in units of their
+            root mean square; NaN where there is no exact curvature to take it with.
+        lowest_curvature: smallest eigenvalue of H + λI away from the gauge; NaN for structured curvature.
         mean_curvature: mean eigenvalue of H.
         damping_share: damping in units of the mean eigenvalue.
-        solver: method, measured residual, condition number, gauge directions.
+        solver: method, measured residual, condition number, gauge directions; why there is no inverse otherwise.
         mean_leverage, highest_leverage: of the training points; first order misses 1/(1 − leverage).
+        highest_point: id of the training point with the highest leverage.
+        convex: the model is linear in its parameters, so that a minimum is the minimum.
     """
 
     stationarity: Stationarity
+    pending_shift: float
     lowest_curvature: float
     mean_curvature: float
     damping_share: float
-    solver: Verdict
+    solver: Verdict | str
     mean_leverage: float
     highest_leverage: float
     highest_point: object
+    convex: bool
     notes: tuple[str, ...] = ()
 
     @property
     def concerns(self) -> list[str]:
         """What a reader should hesitate over; empty when nothing was found."""
         found = []
+        if isinstance(self.solver, str):
+            found.append(f"no answer without more damping or penalty: {self.solver}")
         if not self.stationarity.reached:
             found.append(f"not at a minimum: {self.stationarity}")
-        if self.solver.condition is not None and self.solver.condition > ILL_CONDITIONED:
+        if self.pending_shift > FAR:
+            found.append(
+                f"not at a minimum: the Newton step still to be taken would move the outputs by {self.pending_shift:.0%} of their size; check penalty= and loss= against the training run, or train further"
+            )
+        flat = self.lowest_curvature < FLAT * self.mean_curvature
+        if flat and not self.convex and not isinstance(self.solver, str):
+            found.append(
+                f"the curvature is as low as {self.lowest_curvature / self.mean_curvature:.1g} of its mean: along such a direction refits go farther than predicted; confirm with check()"
+            )
+        if isinstance(self.solver, Verdict) and (self.solver.condition or 0.0) > ILL_CONDITIONED:
             found.append(f"ill-conditioned curvature, condition number {self.solver.condition:.1e}")
         if self.highest_leverage > HIGH_LEVERAGE:
             found.append(
                 f"training point {self.highest_point} has leverage {self.highest_leverage:.2f}: confirm its drop by a refit"
             )
-        if self.damping_share > 0.01:
+        if self.damping_share > MUCH_DAMPING:
             found.append(f"damping is {self.damping_share:.0%} of the mean curvature")
         return found
 
     def __str__(self) -> str:
         lines = [
-            f"stationarity   {self.stationarity}",
+            f"stationarity   {self.stationarity}; the pending Newton step moves the outputs by {self.pending_shift:.2g} of their size",
             f"curvature      lowest eigenvalue {self.lowest_curvature:.3g}, mean {self.mean_curvature:.3g}, damping share {self.damping_share:.2g}",
             f"solver         {self.solver}",
             f"leverage       mean {self.mean_leverage:.3g}, highest {self.highest_leverage:.3g} (training point {self.highest_point})",
@@ -72,19 +102,52 @@ class Trust:
 
 
 def trust(fitted: Fitted) -> Trust:
-    """Measure everything a reader needs before believing a number."""
+    """Measure everything a reader needs before believing a number; what fails is itself a finding."""
+    try:
+        inverse = fitted.block_inverse if fitted.structured else fitted.inverse
+    except IndefiniteCurvature as error:
+        return _without_inverse(fitted, str(error))
     owned = leverage(fitted)
-    inverse = fitted.inverse
-    mean = float(fitted.curvature.matrix.diagonal().mean())
+    exact = isinstance(inverse, CholeskyInverse)
     top = int(np.argmax(owned))
     return Trust(
-        fitted.stationarity,
-        inverse.lowest_eigenvalue(),
-        mean,
-        fitted.damping / mean,
-        inverse.verdict,
-        float(owned.mean()),
-        float(owned[top]),
-        fitted.objective.examples.ids[top].item(),
-        fitted.adapted.notes,
+        stationarity=fitted.stationarity,
+        pending_shift=_pending_shift(fitted) if exact else float("nan"),
+        lowest_curvature=inverse.lowest_eigenvalue() if exact else float("nan"),
+        mean_curvature=mean_eigenvalue(fitted.curvature if exact else fitted.blocks),
+        damping_share=inverse.verdict.damping_share,
+        solver=inverse.verdict,
+        mean_leverage=float(owned.mean()),
+        highest_leverage=float(owned[top]),
+        highest_point=plain(fitted.objective.examples.ids[top]),
+        convex=isinstance(fitted.engine, LinearEngine),
+        notes=fitted.adapted.notes,
     )
+
+
+def _without_inverse(fitted: Fitted, why: str) -> Trust:
+    nothing = float("nan")
+    return Trust(
+        stationarity=fitted.stationarity,
+        pending_shift=nothing,
+        lowest_curvature=lowest_eigenvalue(fitted.curvature.matrix),
+        mean_curvature=mean_eigenvalue(fitted.curvature),
+        damping_share=fitted.damping / mean_eigenvalue(fitted.curvature),
+        solver=why,
+        mean_leverage=nothing,
+        highest_leverage=nothing,
+        highest_point=None,
+        convex=isinstance(fitted.engine, LinearEngine),
+        notes=fitted.adapted.notes,
+    )
+
+
+def _pending_shift(fitted: Fitted) -> float:
+    """‖J s‖ over the training set in units of ‖η‖, each about its own mean over examples."""
+    shifts, outputs = [], []
+    for _, batch in fitted.engine.batches():
+        eta, _, jacobian = fitted.engine.linearised(batch)
+        outputs.append(eta.double())
+        shifts.append(jacobian.jvp(fitted.pending.unsqueeze(0)).squeeze(2).double())
+    spread = (eta := torch.cat(outputs)) - eta.mean(0)
+    return float(torch.cat(shifts).norm() / spread.norm().clamp_min(torch.finfo(torch.float64).tiny))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.curvature import shift_gauge
-from upweight.errors import ConfigError, IndefiniteCurvature, NonFiniteInput, ShapeError
+from upweight.errors import ConfigError, IndefiniteCurvature, NonFiniteInput, ShapeError, UnitWarning
 from upweight.fitted import Fitted
 from upweight.gradients import LinearEngine
 from upweight.influence.changes import Changes, corrected
@@ -26,6 +27,9 @@ from upweight.questions.terms import terms
 from upweight.router import route_group
 from upweight.solve import inverse
 from upweight.tiles import DenseJacobian
+
+FAR_TOTAL = 3.0
+"""A total weight this many times the study's is more likely another unit than another training set."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,13 @@ def reweight(question: Question, weights: Any) -> Effects:
         raise NonFiniteInput(
             f"reweight found {wanted[row, column]} for point {objective.examples.ids[column]} of weighting {row}. Expected finite weights; correct it."
         )
+    totals = wanted.sum(1)
+    if (totals > FAR_TOTAL * objective.total_weight).any():
+        warnings.warn(
+            f"reweight found weights that sum to {totals.max():.3g}, the study's sum to {objective.total_weight:.3g}. Expected the study's unit, {objective.total_weight / objective.count:.3g} a point: divide by the number of points, or ignore this if the whole training set is meant to weigh more.",
+            UnitWarning,
+            stacklevel=4,
+        )
     everyone = np.arange(objective.count)
     amounts = torch.as_tensor(wanted, device=objective.weights.device) - objective.weights
     changes = [Reweighting(objective.examples, row, everyone, f"reweighting {k}") for k, row in enumerate(amounts)]
@@ -97,11 +108,14 @@ def _in_place_of(fitted: Fitted, wanted: Penalty) -> Float[Tensor, "p"]:
 
 
 def read_groups(fitted: Fitted, groups: Any) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Names and members of groups given as a list of lists, or as one label a training point.
+    """Names and members of groups given as {name: points}, a list of lists, or one label a training point.
 
     Raises:
         ConfigError: no group, an empty one, or labels of the wrong number.
     """
+    if isinstance(groups, Mapping):
+        names, members = read_groups(fitted, list(groups.values()))
+        return np.asarray(list(groups)), members
     found = list(groups)
     if found and all(isinstance(member, list | tuple | set | np.ndarray) for member in found):
         empty = [place for place, member in enumerate(found) if not len(member)]

@@ -43,6 +43,11 @@ class Page:
     images: Mapping[Any, np.ndarray] | None = None
     truth: set[Any] | None = None
 
+    @property
+    def concerns(self) -> list[str]:
+        """What the study found against itself, and what its own refits say."""
+        return [*self.trust.concerns, *self.calibration.concerns]
+
     def render(self) -> str:
         """The page as text. Data reach it only through an escaping template, and it loads nothing."""
         from jinja2 import Environment, select_autoescape

@@ -2,7 +2,7 @@
 
 from upweight.solve.cg import BlockCG
 from upweight.solve.direct import CholeskyInverse, Inverse
-from upweight.solve.inverse import inverse
+from upweight.solve.inverse import Inverted, inverse
 from upweight.solve.verdict import Solution, Verdict
 
-__all__ = ["BlockCG", "CholeskyInverse", "Inverse", "Solution", "Verdict", "inverse"]
+__all__ = ["BlockCG", "CholeskyInverse", "Inverse", "Inverted", "Solution", "Verdict", "inverse"]

@@ -15,6 +15,9 @@ from upweight.errors import IndefiniteCurvature
 from upweight.linop import LinearOperator
 from upweight.solve.verdict import Solution, Verdict
 
+SINGULAR = 1e-6
+"""An eigenvalue below this share of the mean is zero up to the rounding of a float32 model."""
+
 SPECTRUM_LIMIT = 1500
 """Up to this size the whole spectrum is cheaper than an iteration for its lowest end."""
 
@@ -178,16 +181,22 @@ def _condition(matrix: Tensor, factor: Tensor) -> float:
 
 
 def _indefinite(matrix: Tensor) -> IndefiniteCurvature:
-    lowest = _lowest(matrix)
+    lowest = lowest_eigenvalue(matrix)
     scale = float(matrix.diagonal().mean())
+    needed = max(2 * abs(lowest), 1e-3 * abs(scale))
+    if abs(lowest) <= SINGULAR * abs(scale):
+        found = f"the curvature matrix is singular: its lowest eigenvalue is {lowest:.3g} (mean eigenvalue {scale:.3g}), so some direction of the parameters changes no output"
+    else:
+        found = f"the curvature matrix is not positive definite: its lowest eigenvalue is {lowest:.3g} (mean eigenvalue {scale:.3g})"
     return IndefiniteCurvature(
-        f"the Hessian is not positive definite: its lowest eigenvalue is {lowest:.3g} (mean eigenvalue {scale:.3g}). "
-        "Expected every eigenvalue clearly above zero. Train further, add a penalty, pass "
-        f"damping={max(2 * abs(lowest), 1e-3 * abs(scale)):.2g} or more; for a network curvature='ggn' is never indefinite under a convex loss."
+        f"{found}. Expected every eigenvalue clearly above zero. If the model was trained with weight decay, pass the same "
+        f"penalty=uw.L2(weight_decay); else train further, build the study with damping={needed:.2g} or more, or, for a network "
+        "with negative curvature, with curvature='ggn' as well."
     )
 
 
-def _lowest(matrix: Tensor) -> float:
+def lowest_eigenvalue(matrix: Float[Tensor, "p p"]) -> float:
+    """The smallest eigenvalue of a symmetric matrix."""
     if matrix.shape[0] <= SPECTRUM_LIMIT:
         return float(torch.linalg.eigvalsh(matrix)[0])
     start = np.random.default_rng(0).standard_normal(matrix.shape[0])

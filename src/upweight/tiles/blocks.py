@@ -14,7 +14,7 @@ import torch
 
 from upweight._typing import Float, Int, Tensor
 from upweight.router import chunk, route_product
-from upweight.space import FlatLayout, LinearLayout
+from upweight.space import FlatLayout, Layout, LinearLayout
 
 
 class Block(ABC):
@@ -63,8 +63,21 @@ class DenseBlock(Block):
         return torch.linalg.vecdot(self.values, self.values)  # (b,)
 
 
+class LayerBlock(Block):
+    """Rows that are zero outside one layer: products are taken in the layer's own coordinates."""
+
+    layout: Layout
+
+    @abstractmethod
+    def own(self, rows: Float[Tensor, "m q"]) -> Float[Tensor, "b m"]:
+        """Inner products with rows given in the layer's own coordinates."""
+
+    def against(self, rows: Tensor) -> Tensor:
+        return self.own(self.layout.gather(rows))
+
+
 @dataclass(frozen=True)
-class PlacedBlock(Block):
+class PlacedBlock(LayerBlock):
     """Rows that are zero outside one parameter."""
 
     values: Float[Tensor, "b q"]
@@ -78,8 +91,8 @@ class PlacedBlock(Block):
         self.layout.scatter(self.values, rows)
         return rows
 
-    def against(self, rows: Tensor) -> Tensor:
-        return self.values.to(rows.dtype) @ self.layout.gather(rows).T  # (b, m)
+    def own(self, rows: Tensor) -> Tensor:
+        return self.values.to(rows.dtype) @ rows.T  # (b, m)
 
     def sum(self, weights: Tensor) -> Tensor:
         total = weights.new_zeros(1, self.layout.size)
@@ -91,7 +104,7 @@ class PlacedBlock(Block):
 
 
 @dataclass(frozen=True)
-class FactoredBlock(Block):
+class FactoredBlock(LayerBlock):
     """Rows g ⊗ a of a linear map used once an example: output gradients g and augmented inputs a."""
 
     inputs: Float[Tensor, "b i"]
@@ -104,9 +117,9 @@ class FactoredBlock(Block):
     def dense(self) -> Tensor:
         return self.layout.rows(self.outputs.unsqueeze(2) * self.inputs.unsqueeze(1))  # (b, p)
 
-    def against(self, rows: Tensor) -> Tensor:
-        weights = self.layout.matrix(rows)  # (m, o, i)
-        _, o, i = weights.shape
+    def own(self, rows: Tensor) -> Tensor:
+        o, i = self.layout.outputs, self.layout.inputs
+        weights = rows.view(len(rows), o, i)
         if i < o:  # contract the longer side first: what is left between the two products is shorter
             return _contract(self.outputs.to(rows.dtype), weights.permute(1, 0, 2), self.inputs.to(rows.dtype))
         return _contract(self.inputs.to(rows.dtype), weights.permute(2, 0, 1), self.outputs.to(rows.dtype))
@@ -120,7 +133,7 @@ class FactoredBlock(Block):
 
 
 @dataclass(frozen=True)
-class SharedBlock(Block):
+class SharedBlock(LayerBlock):
     """Rows Σ_s g[s] ⊗ a[s] of a linear map shared by s positions: tokens, pixels, or calls of a re-used layer."""
 
     inputs: Float[Tensor, "b s i"]
@@ -137,9 +150,9 @@ class SharedBlock(Block):
     def dense(self) -> Tensor:
         return self.layout.rows(self.matrices())
 
-    def against(self, rows: Tensor) -> Tensor:
-        weights = self.layout.matrix(rows)  # (m, o, i)
-        s, (m, o, i) = self.inputs.shape[1], weights.shape
+    def own(self, rows: Tensor) -> Tensor:
+        m, s, o, i = len(rows), self.inputs.shape[1], self.layout.outputs, self.layout.inputs
+        weights = rows.view(m, o, i)
         how, size = route_product(s, i, o, m, rows.element_size())
         product = _through if how == "through" else _written
         parts = zip(self.inputs.to(rows.dtype).split(size), self.outputs.to(rows.dtype).split(size), strict=True)
@@ -159,7 +172,7 @@ class SharedBlock(Block):
 
 
 @dataclass(frozen=True)
-class IndexedBlock(Block):
+class IndexedBlock(LayerBlock):
     """Rows of an embedding: Σ_s g[s] in the row of the table that position s looked up."""
 
     index: Int[Tensor, "b s"]
@@ -179,8 +192,8 @@ class IndexedBlock(Block):
         self.layout.scatter(self._tables(self.outputs, self.index).flatten(1), rows)
         return rows
 
-    def against(self, rows: Tensor) -> Tensor:
-        tables = self.layout.gather(rows).unflatten(1, (-1, self.outputs.shape[2]))  # (m, v, o)
+    def own(self, rows: Tensor) -> Tensor:
+        tables = rows.unflatten(1, (-1, self.outputs.shape[2]))  # (m, v, o)
         outputs = self.outputs.to(rows.dtype)
         return torch.stack([torch.einsum("bso,bso->b", outputs, table[self.index]) for table in tables], 1)
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from upweight._typing import Float, Int, Tensor
-from upweight.linop import LinearOperator
+from upweight.linop import BlockDiagonal, KroneckerEigen, LinearOperator
+from upweight.router import chunk
 from upweight.space import FlatLayout, Layout, LinearLayout
 from upweight.tiles.blocks import Block, BlockSum, FactoredBlock, IndexedBlock, PlacedBlock, SharedBlock
 from upweight.tiles.jacobian import Jacobian
@@ -123,7 +124,11 @@ class JacobianSum(Jacobian):
         return sum_of([part.jvp(rows) for part in self.parts])
 
     def sandwich(self, operator: LinearOperator) -> Tensor:
-        return dense_sandwich(self.dense(), operator)
+        if not isinstance(operator, BlockDiagonal):
+            return dense_sandwich(self.dense(), operator)
+        blocks = {layout.places: block for layout, block in operator.parts}
+        layers = untied(self.parts, self.tied)
+        return sum_of([layer_sandwich(layer, blocks[layer.layout.places]) for layer in layers])
 
     def add_gram(self, curvature: Tensor, total: Tensor) -> None:
         add_dense_gram(self.dense(), curvature, total)
@@ -133,6 +138,15 @@ class JacobianSum(Jacobian):
 
     def select(self, chosen: Tensor) -> Jacobian:
         return JacobianSum(tuple(part.select(chosen) for part in self.parts), self.tied)  # pyright: ignore
+
+
+def written_rows(layer: LayerJacobian) -> Float[Tensor, "b k q"]:
+    """The rows of a layer, on its own coordinates."""
+    if isinstance(layer, PlacedJacobian):
+        return layer.slopes
+    if isinstance(layer, FactoredJacobian):
+        return torch.einsum("bkso,bsi->bkoi", layer.slopes, layer.inputs).flatten(2)
+    return layer.layout.gather(layer.dense().flatten(0, 1)).view(len(layer), -1, layer.layout.width)
 
 
 def untied(layers: tuple[LayerJacobian, ...], tied: bool) -> tuple[LayerJacobian, ...]:
@@ -154,6 +168,21 @@ def factored_block(inputs: Float[Tensor, "b s i"], outputs: Float[Tensor, "b s o
     if inputs.shape[1] == 1:
         return FactoredBlock(inputs.squeeze(1), outputs.squeeze(1), layout)
     return SharedBlock(inputs, outputs, layout)
+
+
+def layer_sandwich(layer: LayerJacobian, block: LinearOperator) -> Float[Tensor, "b o o"]:
+    """J A Jᵀ of one layer; in an eigenbasis a layer used once an example costs no more than its factors."""
+    if isinstance(layer, FactoredJacobian) and isinstance(block, KroneckerEigen) and layer.inputs.shape[1] == 1:
+        squares = (layer.inputs[:, 0] @ block.right).square() @ block.values.T  # (b, o)
+        slopes = layer.slopes[:, :, 0] @ block.left  # (b, k, o)
+        return (slopes * squares.unsqueeze(1)) @ slopes.mT
+    size = chunk(2 * layer.slopes.shape[1] * layer.layout.width, layer.slopes.element_size())
+    found = []
+    for start in range(0, len(layer), size):
+        chosen = torch.arange(start, min(start + size, len(layer)), device=layer.slopes.device)
+        rows = written_rows(layer.select(chosen))  # pyright: ignore
+        found.append(block.after(rows.flatten(0, 1)).view(rows.shape).to(rows.dtype) @ rows.mT)
+    return torch.cat(found)
 
 
 def dense_sandwich(values: Float[Tensor, "b o p"], operator: LinearOperator) -> Float[Tensor, "b o o"]:

@@ -1,0 +1,74 @@
+"""What a per-example loss must tell: ℓ(η, y), its derivatives in the outputs η, and how labels are drawn from it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from upweight._typing import Float, Tensor
+
+
+class Loss(ABC):
+    """ℓ(η, y), one number an example."""
+
+    name: str
+    unit: str
+    kind: str
+    """What the targets are: 'class', 'binary', 'real', 'count', 'sign' or 'free'."""
+
+    @abstractmethod
+    def values(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b"]:
+        """ℓ."""
+
+    @abstractmethod
+    def gradient(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b o"]:
+        """∇_η ℓ."""
+
+    @abstractmethod
+    def hessian(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b o o"]:
+        """Λ = ∇²_η ℓ."""
+
+    @abstractmethod
+    def prepare(
+        self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
+    ) -> tuple[Float[Tensor, "b o"], Tensor]:
+        """Check that raw outputs and targets line up, and flatten the outputs; names are for messages.
+
+        Raises:
+            ShapeError: shapes that would broadcast or do not match.
+            LabelError: targets of the wrong type or range.
+        """
+
+    def bound(self, trailing: tuple[int, ...]) -> Loss:
+        """The same loss, told the shape one example's outputs have before flattening."""
+        return self
+
+    def thin_hessian(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> ThinHessian | None:
+        """Λ as a diagonal less a rank-one part, None where it has no such form."""
+        return None
+
+    def root(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b o r"]:
+        """S with SSᵀ = Λ; what is negative in Λ is left out."""
+        values, vectors = torch.linalg.eigh(self.hessian(outputs, targets))
+        return vectors * values.clamp_min(0).sqrt().unsqueeze(1)
+
+    def sampled(
+        self, outputs: Float[Tensor, "b o"], targets: Tensor, generator: torch.Generator
+    ) -> Float[Tensor, "b o"]:
+        """∇_η ℓ at a label drawn from the model: mean zero, covariance Λ. Where the loss is no likelihood, Sε."""
+        root = self.root(outputs, targets)
+        noise = torch.randn(root.shape[0], root.shape[2], generator=generator, dtype=root.dtype)
+        return torch.einsum("bor,br->bo", root, noise.to(root.device))
+
+
+@dataclass(frozen=True)
+class ThinHessian:
+    """Λ = diag(c) − uuᵀ, held in O(o) numbers an example."""
+
+    curve: Float[Tensor, "b o"]
+    root: Float[Tensor, "b o"] | None = None
