@@ -33,7 +33,7 @@ from upweight.curvature.products import LinearHessian, kronecker_preconditioner,
 from upweight.errors import BudgetError, ConfigError, IndexOutOfRange, ModeWarning, listing
 from upweight.gradients import Engine, LinearEngine, Stationarity, engine_for, measure_stationarity
 from upweight.gradients.probe import probe
-from upweight.linop import BlockDiagonal, Dense
+from upweight.linop import BlockDiagonal, Dense, LinearOperator
 from upweight.objective import Objective
 from upweight.router import dense_bytes, route_inverse
 from upweight.solve import BlockCG, CholeskyInverse, Inverse, Inverted, Verdict, inverse
@@ -176,6 +176,15 @@ class Fitted:
         assert isinstance(found, Inverted)
         name = f"{self.kind} in {len(self.blocks.parts)} blocks, {read_fisher(self.settings.fisher, self.objective.outputs)} Fisher"
         return replace(found, verdict=replace(found.verdict, method=name, residual=None))
+
+    def own_inverse(self, share: float) -> LinearOperator:
+        """The inverse that points' own Newton steps are taken with; blocks keep the whole penalty, ρ and all."""
+        return self.block_inverse.operator if self.structured else self.inverse_with(share)
+
+    @property
+    def verdict(self) -> Verdict:
+        """How the curvature was inverted."""
+        return self.block_inverse.verdict if self.structured else self.inverse.verdict
 
     @cached_property
     def gauge(self) -> Float[Tensor, "g p"] | None:

@@ -57,7 +57,7 @@ def by_layers(fitted: Fitted, tiles: Iterable[Tile], count: int, measured: Measu
     for tile in tiles:
         block = tile.changes.block()
         if pairs is None:
-            pairs = prepare_pairs(measured.layers(), operator, fitted.blocks, block)
+            pairs = prepare_pairs(measured.layers(), operator, fitted.blocks, block, count)
             values = torch.empty(count, pairs.count, dtype=torch.float64)
         found = pairs.against(block)
         if tile.changes.share:
@@ -77,31 +77,33 @@ def at_newton_steps(
     sides: dict[float, Callable[[Changes, Tensor], Tensor]] = {}
     for tile in tiles:
         share = tile.changes.share
-        correction = corrected(tile.changes, fitted.inverse_with(share), pull if share else None)
+        correction = corrected(tile.changes, fitted.own_inverse(share), pull if share else None)
         refused += int(correction.refused.sum())
         if share not in sides:
-            sides = {share: _side(fitted, measured, share, count, pull)}
+            sides = {share: _side(fitted, measured, share, count, pull, tile.changes)}
         found = sides[share](tile.changes, correction.push)
         results = torch.empty(count, len(found), dtype=torch.float64) if results is None else results
         results[tile.columns] = found.T.cpu()
     assert results is not None
-    return Answer(results.T, "newton", fitted.inverse.verdict, refused)
+    return Answer(results.T, "newton", fitted.verdict, refused)
 
 
 def at_first_moves(fitted: Fitted, tiles: Iterable[Tile], count: int, measured: Measurement, pull: Tensor) -> Answer:
     """First-order moves −H⁻¹Cᵀ with the measurement taken at shifted outputs."""
-    side = _side(fitted, measured, 0.0, count, pull)
-    results = torch.empty(1, count, dtype=torch.float64)
+    side, results = None, torch.empty(1, count, dtype=torch.float64)
     for tile in tiles:
+        side = side or _side(fitted, measured, 0.0, count, pull, tile.changes)
         results[:, tile.columns] = side(tile.changes, tile.changes.push).cpu()
-    return Answer(results, "first", fitted.inverse.verdict)
+    return Answer(results, "first", fitted.verdict)
 
 
 def _side(
-    fitted: Fitted, measured: Measurement | None, share: float, count: int, pull: Tensor
+    fitted: Fitted, measured: Measurement | None, share: float, count: int, pull: Tensor, sample: Changes
 ) -> Callable[[Changes, Tensor], Tensor]:
     """(changes, push) ↦ results (r, k), solving for the outputs of the queries or for the changes, whichever are fewer."""
-    inverse = fitted.inverse_with(share)
+    if fitted.structured and measured is not None:
+        return _side_by_layers(fitted, measured, count, pull, sample)
+    inverse = fitted.own_inverse(share)
     if measured is None:
         return lambda changes, push: -_products(changes, push, inverse.dense(), pull).T
     if measured.outputs.numel() <= count:
@@ -109,6 +111,23 @@ def _side(
         shape = tuple(measured.outputs.shape)
         return lambda changes, push: measured.at_shifts(-_products(changes, push, solved, pull).T.view(*shape, -1))
     return lambda changes, push: measured.at_moves(-(_written(changes, push, pull) @ inverse.T))
+
+
+def _side_by_layers(
+    fitted: Fitted, measured: Measurement, count: int, pull: Tensor, sample: Changes
+) -> Callable[[Changes, Tensor], Tensor]:
+    """(changes, push) ↦ results (r, k) at outputs shifted by −J_q P Jᵀu, from the factors of both."""
+    operator = fitted.block_inverse.operator
+    assert isinstance(operator, BlockDiagonal)
+    pairs = prepare_pairs(measured.output_layers(), operator, fitted.blocks, sample.block(), count)
+    shape = tuple(measured.outputs.shape)
+    moved = torch.cat([j.jvp((pull @ operator).to(measured.outputs.dtype).unsqueeze(0)) for j in measured.jacobians])
+
+    def side(changes: Changes, push: Tensor) -> Tensor:
+        shifts = pairs.against(changes.block(push.to(measured.outputs.dtype))).double().T.view(*shape, -1)
+        return measured.at_shifts(-(shifts + changes.share * moved.double()))
+
+    return side
 
 
 def _products(changes: Changes, push: Tensor, solved: Float[Tensor, "r p"], pull: Tensor) -> Float[Tensor, "k r"]:

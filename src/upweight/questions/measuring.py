@@ -88,6 +88,14 @@ class Measurement:
             start += len(jacobian)
         return found
 
+    def output_layers(self) -> list[tuple[LayerJacobian, ...]]:
+        """The Jacobians of all outputs tile by tile and layer by layer, one row a query and output."""
+        found = []
+        for jacobian in self.jacobians:
+            units = torch.eye(self.outputs.shape[1], dtype=self.outputs.dtype, device=self.outputs.device)
+            found.append(jacobian.pulled([unit.expand(len(jacobian), -1).contiguous() for unit in units]))
+        return found
+
     def along(self, move: Float[Tensor, "p"]) -> Float[Tensor, "r"]:
         """T·move for one move of θ."""
         assert isinstance(self.measure, Measure)

@@ -132,7 +132,7 @@ def newton_step(fitted: Fitted, which: Any, epsilon: float) -> NewtonStep:
 
 def _own(fitted: Fitted, amounts: Tensor, of: Callable[[Changes, Float[Tensor, "k o o"]], Tensor]) -> np.ndarray:
     """A number of each point from its own Jᵢ H⁻¹ Jᵢᵀ."""
-    inverse = fitted.block_inverse.operator if fitted.structured else fitted.inverse
+    inverse = fitted.own_inverse(0.0)
     parts = [
         of(changes, changes.jacobian.sandwich(inverse).double())
         for _, changes in terms(fitted, fitted.objective.examples, amounts)

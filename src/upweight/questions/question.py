@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from upweight._typing import Float, Tensor
+from upweight.curvature.fisher import MOST_LABELS
 from upweight.errors import ApproximationWarning, ConfigError
 from upweight.fitted import Fitted
 from upweight.gradients import LinearEngine
@@ -67,12 +68,17 @@ class Question:
         """'newton' or 'first' for 'auto': the best that fits the memory budget and the solver asked for."""
         if self.order != "auto":
             return self.order
-        dense = not self.fitted.structured and self.fitted.fits
-        return "newton" if dense and self.fitted.settings.solver != "block_cg" else "first"
+        fitted = self.fitted
+        if fitted.structured:
+            few = (
+                fitted.objective.outputs <= MOST_LABELS and self.measure != "parameters" and self.estimand == "response"
+            )
+            return "newton" if few else "first"
+        return "newton" if fitted.fits and fitted.settings.solver != "block_cg" else "first"
 
     @cached_property
     def pending(self) -> Float[Tensor, "p"] | None:
-        """s where gᵢ − Hᵢs is asked for."""
+        """s where gᵢ − Hᵢs is asked for; from the exact Hessian only."""
         return self.fitted.pending if self.estimand == "newton" else None
 
     @cached_property
@@ -100,7 +106,7 @@ class Question:
 
     def of_moves(self, moves: Float[Tensor, "k p"], order: str) -> Answer:
         """Measure moves of θ that are already written out."""
-        verdict = self.fitted.inverse.verdict
+        verdict = self.fitted.verdict
         if self.measured is None:
             return Answer(moves.T, order, verdict)
         if order == "first" and not self.measured.over_set:
@@ -154,6 +160,9 @@ class Question:
         """Which order was taken, and what the other would have cost."""
         o = self.fitted.objective
         costs = order_costs(o.count, o.space.size, len(answer.values), isinstance(self.fitted.engine, LinearEngine))
+        if self.fitted.structured:
+            passes = o.outputs if answer.order == "first" else 1
+            return f"order={'newton' if answer.order == 'first' else 'first'!r} takes {passes} backward pass{'es' * (passes > 1)} an example"
         if answer.order == "first":
             return f"Taken to first order, since the correction needs {dense_bytes(o.space.size) / 2**30:.2g} GiB and about {costs['newton']:.0e} FLOPs"
         return f"order='first' would cost about {costs['first']:.0e} FLOPs, this took about {costs['newton']:.0e}"

@@ -19,7 +19,7 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.linop import BlockDiagonal, Identity, KroneckerEigen, LinearOperator, Scaled
-from upweight.router import MOST_RANKS, SEPARABLE_ERROR, chunk, route_pairs
+from upweight.router import EXACT_FLOPS, MOST_RANKS, SEPARABLE_ERROR, chunk, route_pairs
 from upweight.tiles.blocks import Block, BlockSum, FactoredBlock, LayerBlock
 from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, written_rows
 
@@ -118,6 +118,7 @@ def prepare_pairs(
     inverse: BlockDiagonal,
     second_moments: BlockDiagonal,
     sample: Block,
+    examples: int,
     force: str | None = None,
 ) -> Pairs:
     """Bring the queries' gradients to the form their layers are cheapest met in.
@@ -127,15 +128,19 @@ def prepare_pairs(
         inverse: the block-diagonal inverse.
         second_moments: the curvature itself, whose eigenvalues say where training gradients have their mass.
         sample: some training gradients, on which the error of a truncation is measured.
+        examples: how many examples the queries will meet: few pairs are not worth an approximation.
         force: 'written' or 'separable', to overrule the router.
     """
     curvature = {layout.places: block for layout, block in second_moments.parts}
-    examples = {part.layout.places: part for part in parts_of(sample)}
+    own = {part.layout.places: part for part in parts_of(sample)}
+    count = sum(len(tile[0]) * tile[0].slopes.shape[1] for tile in queries)
+    if force is None and 2.0 * inverse.size * count * examples <= EXACT_FLOPS:
+        force = "written"
     ready: dict[Places, LayerPairs] = {}
     open_drafts: list[Draft] = []
     for layout, block in inverse.parts:
         mine = [layer for tile in queries for layer in tile if layer.layout.places == layout.places]
-        draft = None if force == "written" else _draft(mine, block, curvature[layout.places], examples[layout.places])
+        draft = None if force == "written" else _draft(mine, block, curvature[layout.places], own[layout.places])
         if draft is None:
             ready[layout.places] = _written(mine, block)
         else:
@@ -143,7 +148,6 @@ def prepare_pairs(
     ranks = _ranks(open_drafts, None if force else route_pairs)
     for draft, (rank, error) in zip(open_drafts, ranks, strict=True):
         ready[draft.places] = draft.finished(rank, error) if rank else _written(draft.mine, draft.inverse)
-    count = sum(len(tile[0]) * tile[0].slopes.shape[1] for tile in queries)
     return Pairs(ready, count)
 
 

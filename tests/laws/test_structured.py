@@ -1,0 +1,171 @@
+"""Studies with structured curvature: every answer equals its dense definition, by every product rule."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from test_layers import CASES, CLASSES, N
+from torch import nn
+
+import upweight as uw
+from cases import classification, pearson, slope
+from upweight.linop import BlockDiagonal, KroneckerEigen
+from upweight.questions.question import Question
+from upweight.tiles.pairs import prepare_pairs, separate
+
+NETWORKS = ["linear", "linear over positions", "conv2d", "layer norm", "tied", "free parameter"]
+CURVATURES = ["ekfac", "kfac", "diagonal", "block_diagonal", "identity"]
+pytestmark = pytest.mark.filterwarnings("ignore::upweight.errors.NotStationaryWarning")
+
+
+def study_of(name: str, curvature: str, **settings) -> tuple[uw.Study, tuple]:
+    make, X = CASES[name]
+    torch.manual_seed(0)
+    model = make().double().eval()
+    y = torch.arange(N) % CLASSES
+    study = uw.Study(model, (X, y), loss="cross_entropy", penalty=uw.L2(0.05), curvature=curvature, **settings)
+    return study, (X[:3], y[:3])
+
+
+@pytest.mark.parametrize("protocol", ["fixed_total", "fixed_mean"])
+@pytest.mark.parametrize("curvature", CURVATURES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_upweight_is_the_formula_with_the_blocks_written_out(name, curvature, protocol):
+    study, query = study_of(name, curvature, protocol=protocol)
+    C, T = uw.rows(study.objective).dense(), uw.rows(study.objective, query).dense()
+    if protocol == "fixed_mean":
+        C = C + study.fitted.penalty_gradient
+    P = study.fitted.block_inverse.dense()
+    damped = uw.curvature.damped(study.fitted.blocks, uw.Relative(0.1)).dense()
+    torch.testing.assert_close(P @ damped, torch.eye(len(P), dtype=torch.float64), atol=1e-8, rtol=0)
+    expected = -(T @ P @ C.T).numpy()
+    found = study.upweight(query)
+    np.testing.assert_allclose(found.values, expected, atol=1e-9 * np.abs(expected).max())
+    assert "product rules" in found.verdict and curvature in found.verdict
+
+
+def test_a_separable_product_keeps_within_its_measured_error():
+    torch.manual_seed(0)
+    data = classification(n=150, p=30, classes=3)
+    model = nn.Sequential(nn.Linear(30, 40), nn.Tanh(), nn.Linear(40, 3)).double().eval()
+    study = uw.Study(model, (data.X, data.y), loss="cross_entropy", curvature="ekfac")
+    operator = study.fitted.block_inverse.operator
+    measured = Question(study.fitted, data.query).measured
+    sample = study.fitted.engine.gradients(study.objective.examples.read(slice(0, 150)))
+    exact = prepare_pairs(measured.layers(), operator, study.fitted.blocks, sample, 150, force="written").against(
+        sample
+    )
+    pairs = prepare_pairs(measured.layers(), operator, study.fitted.blocks, sample, 150, force="separable")
+    found = pairs.against(sample)
+    error = float((found - exact).norm() / exact.norm())
+    reported = float(pairs.rules.split("measured error ")[1].rstrip("%)")) / 100
+    assert error < 0.06 and 0.4 < error / reported < 2.5
+    assert pearson(exact.numpy(), found.numpy()) > 0.998
+
+
+def test_separating_a_product_needs_one_rank_and_more_ranks_never_hurt_where_the_mass_is():
+    rows, columns = torch.rand(6, dtype=torch.float64) + 0.1, torch.rand(9, dtype=torch.float64) + 0.1
+    u, v = separate(torch.outer(rows, columns), torch.rand(6, 9, dtype=torch.float64))
+    torch.testing.assert_close(u[:, :1] @ v[:, :1].T, torch.outer(rows, columns))
+    values, mass = 1 / (torch.rand(6, 9, dtype=torch.float64) + 0.05), torch.ones(6, 9, dtype=torch.float64)
+    u, v = separate(values, mass)
+    errors = [float((u[:, :r] @ v[:, :r].T - values).norm()) for r in range(1, 7)]
+    assert all(b <= a + 1e-9 for a, b in pairwise(errors)) and errors[-1] < 1e-9
+
+
+@pytest.mark.parametrize("curvature", CURVATURES)
+@pytest.mark.parametrize("name", ["linear", "conv2d", "layer norm", "tied"])
+def test_self_influence_and_leverage_are_their_quadratic_forms(name, curvature):
+    study, _ = study_of(name, curvature)
+    P, C = study.fitted.block_inverse.dense(), uw.rows(study.objective).dense()
+    own = torch.einsum("np,pq,nq->n", C, P, C).numpy() / N
+    np.testing.assert_allclose(study.self_influence(), own, rtol=1e-8)
+    batch = study.objective.examples.read(slice(0, N))
+    eta, targets, jacobian = study.fitted.engine.linearised(batch)
+    coupling = torch.einsum("nop,pq,nxq->nox", jacobian.dense(), P, jacobian.dense())
+    levers = torch.einsum("nox,nxo->n", study.objective.loss.hessian(eta, targets), coupling).numpy() / N
+    np.testing.assert_allclose(study.leverage(), levers, rtol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["linear", "conv2d", "layer norm"])
+@pytest.mark.parametrize("measure", ["loss", "margin"])
+def test_the_corrected_drop_is_the_k_by_k_solve_written_out(name, measure):
+    study, query = study_of(name, "ekfac", protocol="fixed_total", damping=uw.Relative(3.0))
+    P = study.fitted.block_inverse.dense()
+    batch = study.objective.examples.read(slice(0, N))
+    eta, targets, jacobian = study.fitted.engine.linearised(batch)
+    eta_q, targets_q, jacobian_q = study.fitted.engine.linearised(study.objective.examples.read(slice(0, 3)))
+    J, Jq, loss = jacobian.dense(), jacobian_q.dense(), study.objective.loss
+    found = study.drop(query, measure=measure, order="newton")
+    value = {"loss": loss.values, "margin": None}[measure] or (
+        lambda e, y: (e.gather(1, y[:, None]) - torch.logsumexp(e.scatter(1, y[:, None], -torch.inf), 1, keepdim=True))[
+            :, 0
+        ]
+    )
+    for i in range(N):
+        A = J[i] @ P @ J[i].T
+        u = torch.linalg.solve(
+            torch.eye(CLASSES) - loss.hessian(eta, targets)[i] @ A / N, loss.gradient(eta, targets)[i]
+        )
+        moved = eta_q + Jq @ (P @ (J[i].T @ u)) / N
+        expected = value(moved, targets_q) - value(eta_q, targets_q)
+        np.testing.assert_allclose(found.values[:, i], expected.numpy(), atol=1e-9)
+    assert found.order == "newton" and study.drop(query).order == "newton"
+
+
+def test_auto_takes_blocks_where_the_exact_hessian_does_not_fit_and_says_so():
+    study, query = study_of("conv2d", "auto", memory=1000)
+    effects = study.drop(query)
+    assert "ekfac in 2 blocks, exact Fisher" in effects.verdict and "damping" in effects.verdict
+    with pytest.raises(uw.errors.ConfigError, match=r"needs the exact curvature.*Expected 'hessian' or 'ggn'"):
+        study.drop_group([[0]], query)
+    with pytest.raises(uw.errors.ConfigError, match=r"newton_step found curvature='ekfac'"):
+        study.newton_step(0, 0.1)
+    assert "ekfac" in str(study.trust())
+
+
+def test_damping_is_relative_to_each_block_or_absolute():
+    relative, _ = study_of("linear", "ekfac", damping=uw.Relative(0.5))
+    absolute, _ = study_of("linear", "ekfac", damping=0.3)
+    for (_, block), (_, inverted), (_, other) in zip(
+        relative.fitted.blocks.parts,
+        relative.fitted.block_inverse.operator.parts,
+        absolute.fitted.block_inverse.operator.parts,
+    ):
+        assert isinstance(block, KroneckerEigen)
+        torch.testing.assert_close(
+            1 / inverted.values - block.values, torch.full_like(block.values, 0.5 * float(block.values.mean()))
+        )
+        torch.testing.assert_close(1 / other.values - block.values, torch.full_like(block.values, 0.3))
+    assert relative.fitted.verdict.damping_share == pytest.approx(0.5)
+    with pytest.raises(uw.errors.ConfigError, match=r"Relative found a share of -1"):
+        uw.Relative(-1)
+
+
+def test_a_network_s_ekfac_effects_follow_real_refits():
+    """Rank and slope: the sizes are of the damped approximation, within a factor of two."""
+    torch.manual_seed(0)
+    data = classification(n=120, p=3, m=8, classes=3, seed=1)
+    from cases import fit
+
+    model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 3)).double().eval()
+    ce = nn.CrossEntropyLoss(reduction="none")
+    fit(model, data.X, data.y, ce, np.full(120, 1 / 120), 0.02)
+    exact = uw.Study(model, (data.X, data.y), loss="cross_entropy", penalty=0.02)
+    blocks = uw.Study(model, (data.X, data.y), loss="cross_entropy", penalty=0.02, curvature="ekfac", damping=1e-6)
+    truth = exact.check(data.query, refits=30)
+    found = blocks.drop(data.query, which=truth.train_ids).values
+    assert pearson(truth.refitted, found) > 0.85
+    assert 0.5 < slope(truth.refitted, found) < 2
+
+
+def test_a_block_diagonal_matrix_equals_its_dense_twin():
+    study, _ = study_of("conv2d", "ekfac")
+    operator = study.fitted.blocks
+    assert isinstance(operator, BlockDiagonal) and operator.symmetric
+    rows = torch.randn(4, operator.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(rows @ operator, rows @ operator.dense())
+    torch.testing.assert_close(rows @ operator.T, rows @ operator.dense().T)
+    torch.testing.assert_close(operator.damped(0.2).dense(), operator.dense() + 0.2 * torch.eye(operator.size))
+    assert uw.curvature.mean_eigenvalue(operator) == pytest.approx(float(operator.dense().diagonal().mean()))
