@@ -23,6 +23,7 @@ class Row:
 
     def __init__(self, name: str) -> None:
         self.name, self.seconds, self.epoch, self.notes = name, {}, None, ""
+        self.before = 0.0
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -40,11 +41,26 @@ class Row:
             found.append(time.perf_counter() - started)
         self.epoch = min(found)
 
+    def forget_peak(self) -> None:
+        """Report memory above what imports, data and a plain epoch have taken so far."""
+        self.before = peak_megabytes()
+
     def finish(self, scores: np.ndarray | None = None) -> None:
         """Save the scores and print the row."""
         if scores is not None:
             (DATA / "scores").mkdir(parents=True, exist_ok=True)
             np.save(DATA / "scores" / f"{self.name}.npy", np.asarray(scores, dtype=np.float64))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        record = {"name": self.name, "seconds": self.seconds, "epoch": self.epoch, "peak_mb": peak, "notes": self.notes}
+        record = {
+            "name": self.name,
+            "seconds": self.seconds,
+            "epoch": self.epoch,
+            "peak_mb": peak_megabytes(),
+            "over_mb": peak_megabytes() - self.before,
+            "notes": self.notes,
+        }
         sys.stdout.write("\n" + json.dumps(record) + "\n")
+
+
+def peak_megabytes() -> float:
+    """The most memory this process has held, imports included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -53,6 +53,23 @@ WORKLOADS = {
             Entry("softmax-kronfluence-ekfac", "kronfluence, EK-FAC (approximate)", "softmax/peers.py", True),
         ],
     ),
+    "networks": (
+        "EK-FAC on networks, 200 queries × 8,000 digits: a 535,818-parameter perceptron, and a convolutional net's 94k parameters in Conv2d and Linear",
+        [
+            Entry(
+                "mlp-upweight-written",
+                "perceptron: upweight, every pair exact (the truth of sampled-label EK-FAC)",
+                "networks/ours.py",
+            ),
+            Entry("mlp-upweight-sampled", "**upweight**, fresh sampled labels", "networks/ours.py"),
+            Entry("mlp-upweight-exact", "upweight, exact expectation over labels", "networks/ours.py"),
+            Entry("mlp-upweight-self", "upweight, sampled labels, and self-influence of all", "networks/ours.py"),
+            Entry("mlp-kronfluence", "kronfluence", "networks/peers.py", True, 300),
+            Entry("mlp-pydvl", "pyDVL", "networks/peers.py", True, 300),
+            Entry("cnn-upweight-written", "convolutions: **upweight**, sampled labels", "networks/ours.py", False, 300),
+            Entry("cnn-kronfluence", "kronfluence", "networks/peers.py", True, 300),
+        ],
+    ),
     "lines": (
         "Deletion diagnostics at n = 100,000, p = 51: I_up,params of every point, and the drop of 20 queries' loss",
         [
@@ -65,7 +82,13 @@ WORKLOADS = {
         ],
     ),
 }
-TRUTHS = {"softmax": "softmax-truth", "ols": "ols-by-hand", "logit": "logit-by-hand"}
+TRUTHS = {
+    "softmax": "softmax-truth",
+    "ols": "ols-by-hand",
+    "logit": "logit-by-hand",
+    "mlp": "mlp-upweight-written",
+    "cnn": "cnn-upweight-written",
+}
 
 
 def run(entry: Entry) -> dict:

@@ -29,6 +29,7 @@ from upweight.curvature import (
 )
 from upweight.curvature.fisher import FISHERS, read_fisher
 from upweight.curvature.gauge import typical_product
+from upweight.curvature.gauss_newton import GaussNewton
 from upweight.curvature.products import LinearHessian, kronecker_preconditioner, linear_hessian
 from upweight.errors import BudgetError, ConfigError, IndexOutOfRange, ModeWarning, listing
 from upweight.gradients import Engine, LinearEngine, Stationarity, engine_for, measure_stationarity
@@ -219,7 +220,7 @@ class Fitted:
     def row_inverse(self, count: int) -> Inverse:
         """The cheapest exact (H + λI)⁻¹ for this many rows of a linear model; Cholesky for the rest."""
         if not isinstance(self.engine, LinearEngine):
-            return self.inverse
+            return self._gauss_newton_inverse if self.settings.solver == "block_cg" else self.inverse
         wanted = self.settings.solver
         if wanted == "auto":
             wanted = route_inverse(self.objective.count, self.objective.space.size, count, self.settings.budget)
@@ -231,6 +232,35 @@ class Fitted:
                 f"solver='block_cg' found the loss {self.objective.loss.name!r}, whose curvature has no thin form. Expected cross_entropy or a loss of one term an output; use solver='cholesky'."
             )
         return self.inverse
+
+    @cached_property
+    def _gauss_newton_inverse(self) -> BlockCG:
+        """(G + λI)⁻¹ of a network by block conjugate gradients, preconditioned by its EK-FAC.
+
+        Raises:
+            ConfigError: a curvature that is not positive definite by construction was asked for.
+        """
+        if self.settings.curvature != "ggn":
+            raise ConfigError(
+                f"solver='block_cg' found curvature={self.settings.curvature!r} of a network, which may be indefinite. Expected curvature='ggn' with it."
+            )
+        blocks = ekfac(self.engine, self.settings.fisher, self.settings.seed)
+        chosen, mean = self.settings.damping, mean_eigenvalue(blocks)
+        share = Relative(AUTO_DAMPING) if chosen in ("auto", None) else chosen
+        damping = share.share * mean if isinstance(share, Relative) else float(share)  # pyright: ignore
+        preconditioner = inverse(blocks.damped(damping))
+        working = self.objective.theta.dtype
+        verdict = Verdict(
+            "block conjugate gradients on the Gauss-Newton matrix, preconditioned by EK-FAC",
+            damping=damping,
+            damping_share=damping / mean,
+        )
+        return BlockCG(
+            GaussNewton(self.engine, damping, working),
+            GaussNewton(self.engine, damping, torch.float64),
+            lambda rows: rows.to(working) @ preconditioner,
+            verdict=verdict,
+        )
 
     def _iterative(self, exact: LinearHessian) -> BlockCG:
         fast = exact.single()

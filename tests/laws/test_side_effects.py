@@ -37,6 +37,7 @@ def snapshot(model):
             torch.get_default_dtype(),
             torch.get_num_threads(),
             torch.are_deterministic_algorithms_enabled(),
+            torch.backends.mha.get_fastpath_enabled(),
         ),
     }
 

@@ -10,6 +10,7 @@ from torch import nn
 
 import upweight as uw
 from cases import classification, pearson, slope
+from upweight.curvature.gauss_newton import GaussNewton
 from upweight.linop import BlockDiagonal, KroneckerEigen
 from upweight.questions.question import Question
 from upweight.tiles.pairs import prepare_pairs, separate
@@ -169,3 +170,32 @@ def test_a_block_diagonal_matrix_equals_its_dense_twin():
     torch.testing.assert_close(rows @ operator.T, rows @ operator.dense().T)
     torch.testing.assert_close(operator.damped(0.2).dense(), operator.dense() + 0.2 * torch.eye(operator.size))
     assert uw.curvature.mean_eigenvalue(operator) == pytest.approx(float(operator.dense().diagonal().mean()))
+
+
+@pytest.mark.parametrize("name", ["linear", "conv2d", "layer norm", "attention", "free parameter"])
+def test_gauss_newton_products_equal_the_matrix(name):
+    study, _ = study_of(name, "ggn")
+    operator = GaussNewton(study.fitted.engine, 0.3, torch.float64)
+    rows = torch.randn(3, operator.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matrix = uw.curvature.ggn(study.objective).damped(0.3).dense()
+    torch.testing.assert_close(rows @ operator, rows @ matrix, atol=1e-10, rtol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_block_cg_on_a_network_equals_cholesky(dtype):
+    data = classification(n=150, p=12, m=6, classes=3)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 3)).to(dtype).eval()
+    settings = {"loss": "cross_entropy", "curvature": "ggn", "damping": 1e-3, "protocol": "fixed_total"}
+    iterative = uw.Study(model, (data.X, data.y), solver="block_cg", **settings).upweight(data.query)
+    exact = uw.Study(model.double(), (data.X, data.y), solver="cholesky", **settings).upweight(data.query)
+    limit = 1e-6 if dtype == torch.float64 else 2e-4
+    assert np.linalg.norm(iterative.values - exact.values) <= limit * np.linalg.norm(exact.values)
+    assert "preconditioned by EK-FAC" in iterative.verdict
+    assert int(iterative.verdict.split(" iterations")[0].split()[-1]) <= 40
+
+
+def test_block_cg_needs_a_matrix_that_is_positive_by_construction():
+    study, query = study_of("linear", "hessian", solver="block_cg")
+    with pytest.raises(uw.errors.ConfigError, match=r"may be indefinite. Expected curvature='ggn'"):
+        study.upweight(query)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 
 from upweight._typing import Batch, Float, Tensor
 from upweight.objective import Examples, Objective
@@ -38,6 +39,10 @@ class Engine(ABC):
     @abstractmethod
     def jacobian(self, batch: Batch) -> Jacobian:
         """Jᵢ = ∂ηᵢ/∂θ at θ̂."""
+
+    @abstractmethod
+    def function_of(self, batch: Batch, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """θ ↦ η of a batch, in another floating-point type."""
 
     def linearised(
         self, batch: Batch, names: np.ndarray | None = None

@@ -7,7 +7,7 @@ No backward pass is taken through the model, and nothing of size p × p is forme
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -105,6 +105,9 @@ class LinearEngine(Engine):
         jacobian = LinearJacobian(found.inputs, self.layout)
         curvature = self.objective.loss.hessian(self._eta(found, None), found.targets)
         return jacobian.vjp((curvature.to(direction.dtype) @ jacobian.jvp(direction.unsqueeze(0))).squeeze(2)).dense()
+
+    def function_of(self, batch: Batch, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        return self.general.function_of(batch, dtype)
 
     def input_gradient(self, batch: Batch, rows: Tensor) -> Tensor:
         return self.general.input_gradient(batch, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -128,6 +129,9 @@ class NetworkEngine(Engine):
 
     def curvature_times(self, batch: Batch, direction: Tensor) -> Tensor:
         return self.general.curvature_times(batch, direction)
+
+    def function_of(self, batch: Batch, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        return self.general.function_of(batch, dtype)
 
     def input_gradient(self, batch: Batch, rows: Tensor) -> Tensor:
         return self.general.input_gradient(batch, rows)

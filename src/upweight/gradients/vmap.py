@@ -55,9 +55,17 @@ def described(batch: Batch) -> str:
 @contextmanager
 def plain_attention() -> Iterator[None]:
     """Attention by its formula: fused kernels have no second derivative and no rule for examples one by one."""
+    fast = torch.backends.mha.get_fastpath_enabled()
     with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
-        yield
+        warnings.filterwarnings(
+            "ignore", message=".*torch.jit.script", category=DeprecationWarning
+        )  # torch's own, in jvp
+        try:
+            torch.backends.mha.set_fastpath_enabled(False)
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
 
 
 class _Bound(nn.Module):
@@ -97,6 +105,23 @@ class VmapEngine(Engine):
         tracked = {f"model.{name}": value for name, value in self.objective.space.unflatten(theta).items()}
         buffers = {f"model.{name}": value.clone() for name, value in self.objective.model.named_buffers()}
         return functional_call(self._bound, {**self._frozen, **buffers, **tracked}, (batch,))
+
+    def function_of(self, batch: Batch, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """θ ↦ η of a batch, in another floating-point type; frozen parameters and buffers are cast along."""
+        cast = map_tensors(batch, lambda t: t.to(dtype) if t.is_floating_point() else t)
+        others = {
+            **self._frozen,
+            **{f"model.{name}": value.clone() for name, value in self.objective.model.named_buffers()},
+        }
+        others = {name: value.to(dtype) if value.is_floating_point() else value for name, value in others.items()}
+
+        def function(theta: Tensor) -> Tensor:
+            tracked = {f"model.{name}": value for name, value in self.objective.space.unflatten(theta).items()}
+            with as_found(self.objective.model):
+                outputs, _ = functional_call(self._bound, {**others, **tracked}, (cast,))
+            return outputs.reshape(len(outputs), -1)
+
+        return function
 
     def gradients(self, batch: Batch, theta: Tensor | None = None) -> Block:
         _, targets = self.outputs(batch, theta)

@@ -1,0 +1,55 @@
+"""upweight on the networks: EK-FAC with fresh sampled labels, or the exact expectation over labels; pairs written out as the truth."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+from measured import Row
+from networks.problem import BATCHES, load, plain_epoch
+
+import upweight as uw
+from upweight.questions import answer
+
+TRACKED = {"mlp": "*", "cnn": ["1.*", "5.*", "9.*", "14.*"]}
+"""Convolutions and linear layers, as kronfluence tracks them."""
+
+
+def main(name: str) -> None:
+    """The study, its factors and its first-order drop."""
+    warnings.simplefilter("ignore")
+    kind, _, what = name.split("-")
+    row = Row(name)
+    model, X, y, Xt, yt = load(kind)
+    row.measure_epoch(plain_epoch(model, X, y, BATCHES[kind]))
+    row.forget_peak()
+    if what == "written":
+        answer.prepare_pairs = _written(answer.prepare_pairs)
+    fisher = "exact" if what == "exact" else "sampled"
+    with row.phase("study"):
+        study = uw.Study(
+            model,
+            (X, y),
+            loss="cross_entropy",
+            parameters=TRACKED[kind],
+            curvature="ekfac",
+            fisher=fisher,
+            protocol="fixed_total",
+        )
+    with row.phase("fit"):
+        study.fitted.block_inverse  # noqa: B018 - computes the factors
+    with row.phase("score"):
+        effects = study.drop((Xt, yt), order="first")
+    if what == "self":
+        with row.phase("self-influence"):
+            study.self_influence()
+    row.notes = effects.verdict
+    row.finish(effects.values)
+
+
+def _written(prepare):
+    return lambda *args: prepare(*args, force="written")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
