@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from upweight.adapters.sklearn import adapt_sklearn
@@ -16,7 +15,7 @@ def from_sklearn(
     y: Any,
     *,
     sample_weight: Any = None,
-    ids: Sequence[Any] | None = None,
+    ids: Any = None,
     protocol: str = "as_refit",
     solver: str = "auto",
     damping: float | str | None = "auto",

@@ -82,7 +82,7 @@ class Study:
         weights: Any = None,
         penalty: Penalty = None,
         protocol: str = "as_refit",
-        ids: Sequence[Any] | None = None,
+        ids: Any = None,
         curvature: str = "auto",
         solver: str = "auto",
         damping: float | str | Relative | None = "auto",
@@ -322,14 +322,14 @@ class Study:
         order: str = "auto",
         seed: int = 0,
         train: Callable[..., Any] | None = None,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> Calibration:
         """Leave points out for real, refit, and compare with the prediction: slope, Pearson, Spearman, plot.
 
         Args:
             refits: how many points are left out, half at random and half the most influential.
             train: (weights, seed) → state dict, to refit your own way; Newton from θ̂ otherwise.
-            progress: show a progress bar.
+            progress: show a progress bar; None shows one on a terminal.
 
         Returns:
             Calibration: predicted and refitted changes (m, refits), with slope, correlations and a plot.

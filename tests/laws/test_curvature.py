@@ -26,14 +26,14 @@ NETWORKS = [
 FISHERS = ["exact", "empirical"]
 
 
-def dense_fisher(objective, fisher: str, generator=None) -> torch.Tensor:
+def dense_fisher(objective, fisher: str) -> torch.Tensor:
     """Σ wᵢ Σ_u (Jᵀu)(Jᵀu)ᵀ from the general engine's Jacobian, written out."""
     engine = engine_for(objective)
     batch = objective.examples.read(slice(0, N))
     outputs, targets = engine.outputs(batch)
     rows = [
         torch.einsum("bo,bop->bp", u, engine.jacobian(batch).dense())
-        for u in label_slopes(objective.loss, outputs, targets, fisher, generator)
+        for u in label_slopes(objective.loss, outputs, targets, fisher, torch.Generator())
     ]
     spread = objective.weights.sqrt()[:, None]
     return sum((row * spread).T @ (row * spread) for row in rows)

@@ -21,7 +21,7 @@ from upweight.linop import (
 class Relative:
     """λ = share × the mean eigenvalue, of every block for itself where there are blocks."""
 
-    share: float
+    share: float | int
 
     def __post_init__(self) -> None:
         if not self.share >= 0:

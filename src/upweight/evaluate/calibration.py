@@ -130,7 +130,7 @@ def check(
     refits: int = 30,
     seed: int = 0,
     train: Callable[[np.ndarray, int], Any] | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Calibration:
     """Leave out half of the points at random and half the most influential, each for real."""
     if refits < 2:
@@ -157,7 +157,7 @@ def leave_out(
     places: np.ndarray,
     seed: int = 0,
     train: Callable[[np.ndarray, int], Any] | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> np.ndarray:
     """The change of every measurement when each of these points is really left out, (m, k)."""
     again = _trained(fitted, seed, train)
@@ -199,5 +199,7 @@ def _trained(fitted: Fitted, seed: int, train: Callable[[np.ndarray, int], Any] 
     return again
 
 
-def _watched(items: Iterable[Any], progress: bool) -> Iterable[Any]:
-    return tqdm(items, desc="refitting", unit="refit", leave=False) if progress else items
+def _watched(items: Iterable[Any], progress: bool | None) -> Iterable[Any]:
+    """A progress bar: always, never, or (None) where somebody is looking."""
+    hidden = None if progress is None else not progress
+    return tqdm(items, desc="refitting", unit="refit", leave=False, disable=hidden)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +107,7 @@ class Items(Examples):
 
 
 def read_examples(
-    data: Any, dtype: torch.dtype = torch.float64, ids: Sequence[Any] | None = None, what: str = "training set"
+    data: Any, dtype: torch.dtype = torch.float64, ids: Any = None, what: str = "training set"
 ) -> Examples:
     """Examples from (X, y), a dict of arrays, a map-style dataset, or an unshuffled loader.
 
@@ -165,7 +165,7 @@ def as_tensor(values: Any, dtype: torch.dtype) -> Tensor:
     return torch.as_tensor(array, dtype=dtype) if array.dtype.kind == "f" else torch.as_tensor(array)
 
 
-def _from_pair(inputs: Any, targets: Any, dtype: torch.dtype, ids: Sequence[Any] | None, what: str) -> Examples:
+def _from_pair(inputs: Any, targets: Any, dtype: torch.dtype, ids: Any, what: str) -> Examples:
     found_ids = ids if ids is not None else _index_of(inputs, targets)
     if sparse.issparse(inputs):
         matrix = sparse.csr_array(inputs)
@@ -184,7 +184,7 @@ def _nested(inputs: Any, dtype: torch.dtype) -> Batch:
     return as_tensor(inputs, dtype)
 
 
-def _from_tree(tree: Batch, ids: Sequence[Any] | None, index: Any, what: str) -> Examples:
+def _from_tree(tree: Batch, ids: Any, index: Any, what: str) -> Examples:
     tensors: list[Tensor] = []
     map_tensors(tree, tensors.append)
     _same_length([len(tensor) for tensor in tensors], what)
@@ -193,7 +193,7 @@ def _from_tree(tree: Batch, ids: Sequence[Any] | None, index: Any, what: str) ->
     return Arrays(tree, _ids(ids if ids is not None else index, len(tensors[0]), what))
 
 
-def _from_loader(loader: DataLoader[Any], dtype: torch.dtype, ids: Sequence[Any] | None, what: str) -> Examples:
+def _from_loader(loader: DataLoader[Any], dtype: torch.dtype, ids: Any, what: str) -> Examples:
     if isinstance(loader.dataset, IterableDataset):
         raise OrderError(
             f"the {what} is a loader over an iterable dataset, without length or order. Expected a map-style dataset; pass one."
@@ -211,7 +211,7 @@ def _from_loader(loader: DataLoader[Any], dtype: torch.dtype, ids: Sequence[Any]
     return _items(loader.dataset, loader.collate_fn, dtype, ids, what)
 
 
-def _items(dataset: Any, collate: Any, dtype: torch.dtype, ids: Sequence[Any] | None, what: str) -> Examples:
+def _items(dataset: Any, collate: Any, dtype: torch.dtype, ids: Any, what: str) -> Examples:
     if not hasattr(dataset, "__len__"):
         raise OrderError(
             f"the {what} is a {type(dataset).__name__} without a length. Expected a map-style dataset with __len__."

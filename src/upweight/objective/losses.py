@@ -281,7 +281,7 @@ NAMED: dict[str, Callable[[], Loss]] = {
 }
 
 
-def smooth_hinge(temperature: float = 0.1) -> SmoothHinge:
+def smooth_hinge(temperature: float | int = 0.1) -> SmoothHinge:
     """The smoothed hinge loss of temperature t > 0; the exact hinge is its limit t → 0 [KL17 4.2]."""
     if not temperature > 0:
         raise ConfigError(

@@ -57,7 +57,7 @@ def parameters(question: Question, which: Any) -> ParameterInfluence:
     )
 
 
-def relabel(question: Question, labels: Mapping[Any, Any]) -> Effects:
+def relabel(question: Question, labels: Any) -> Effects:
     """Give each point another label: {point: label}."""
     labels = labels.to_dict() if hasattr(labels, "to_dict") else labels  # pyright: ignore
     if not isinstance(labels, Mapping) or not labels:
