@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -54,7 +55,7 @@ class Quadratic:
 Penalty = L2 | Quadratic | Sequence[L2] | float | None
 
 
-def read_penalty(penalty: Penalty, space: ParameterSpace) -> Quadratic:
+def read_penalty(penalty: Any, space: ParameterSpace) -> Quadratic:
     """Bind a penalty, a sum of penalties, or a bare λ to a parameter space."""
     if penalty is None:
         return Quadratic(torch.zeros(space.size, dtype=torch.float64))
