@@ -302,9 +302,9 @@ MUTANTS = [
     ),
     Mutant(
         "block CG ignores the gauge",
-        "solve/cg.py",
-        "rows = off_gauge(rows.double(), self.gauge)",
-        "rows = rows.double()",
+        "fitted.py",
+        "gauge = None if self.damping else shift_gauge(self.objective, exact)",
+        "gauge = None",
     ),
     Mutant(
         "a softmax without its rank-one part in the thin curvature",

@@ -10,14 +10,8 @@ from upweight._typing import Float, Tensor
 from upweight.linop import LinearOperator
 from upweight.space import FlatLayout, LinearLayout
 from upweight.tiles.blocks import Block, DenseBlock, FactoredBlock
-from upweight.tiles.jacobian import Jacobian
-from upweight.tiles.layer_jacobians import (
-    FactoredJacobian,
-    LayerJacobian,
-    PlacedJacobian,
-    add_dense_gram,
-    dense_sandwich,
-)
+from upweight.tiles.jacobian import Jacobian, LayerJacobian, add_dense_gram, dense_sandwich
+from upweight.tiles.layer_jacobians import FactoredJacobian, PlacedJacobian
 
 
 @dataclass(frozen=True)

@@ -2,62 +2,16 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from upweight._typing import Float, Int, Tensor
 from upweight.linop import BlockDiagonal, KroneckerEigen, LinearOperator
 from upweight.router import chunk
-from upweight.space import FlatLayout, Layout, LinearLayout
+from upweight.space import FlatLayout, LinearLayout
 from upweight.tiles.blocks import Block, BlockSum, FactoredBlock, IndexedBlock, PlacedBlock, SharedBlock
-from upweight.tiles.jacobian import Jacobian
-
-
-class LayerJacobian(Jacobian):
-    """The part of J that belongs to one layer, from the slopes ∂η/∂(layer's outputs), (b, o, ...).
-
-    A layer brings two things of its own: the rows Jᵀu, and how some of its examples are picked. What else
-    a Jacobian does is done one output at a time on those rows.
-    """
-
-    slopes: Tensor
-    layout: Layout
-
-    @abstractmethod
-    def vjp(self, outputs: Float[Tensor, "b o"]) -> Block:
-        """The rows Jᵢᵀuᵢ."""
-
-    @abstractmethod
-    def select(self, chosen: Int[Tensor, "k"]) -> Jacobian:
-        """Some of the examples."""
-
-    def __len__(self) -> int:
-        return len(self.slopes)
-
-    def jvp(self, rows: Tensor) -> Tensor:
-        return torch.stack([block.against(rows) for block in self._by_output()], 1)  # (b, o, k)
-
-    def dense(self) -> Tensor:
-        return torch.stack([block.dense() for block in self._by_output()], 1)  # (b, o, p)
-
-    def sandwich(self, operator: LinearOperator) -> Tensor:
-        return dense_sandwich(self.dense(), operator)
-
-    def add_gram(self, curvature: Tensor, total: Tensor) -> None:
-        add_dense_gram(self.dense(), curvature, total)
-
-    def pulled(self, slopes: list[Tensor]) -> tuple[LayerJacobian, ...]:
-        return (replace(self, slopes=torch.stack([self.mixed(u) for u in slopes], 1)),)  # pyright: ignore
-
-    def mixed(self, outputs: Float[Tensor, "b o"]) -> Tensor:
-        """Σ_o u_o · slopes of output o."""
-        return torch.einsum("bo,bo...->b...", outputs.to(self.slopes.dtype), self.slopes)
-
-    def _by_output(self) -> list[Block]:
-        eye = torch.eye(self.slopes.shape[1], dtype=self.slopes.dtype, device=self.slopes.device)
-        return [self.vjp(unit.expand(len(self), -1)) for unit in eye]
+from upweight.tiles.jacobian import Jacobian, LayerJacobian, add_dense_gram, dense_sandwich
 
 
 @dataclass(frozen=True)
@@ -183,18 +137,6 @@ def layer_sandwich(layer: LayerJacobian, block: LinearOperator) -> Float[Tensor,
         rows = written_rows(layer.select(chosen))  # pyright: ignore
         found.append(block.after(rows.flatten(0, 1)).view(rows.shape).to(rows.dtype) @ rows.mT)
     return torch.cat(found)
-
-
-def dense_sandwich(values: Float[Tensor, "b o p"], operator: LinearOperator) -> Float[Tensor, "b o o"]:
-    """J A Jᵀ from J written out."""
-    moved = values.flatten(0, 1).double() @ operator
-    return moved.view(values.shape) @ values.to(moved.dtype).mT
-
-
-def add_dense_gram(values: Float[Tensor, "b o p"], curvature: Tensor, total: Float[Tensor, "p p"]) -> None:
-    """Add Σ JᵢᵀMᵢJᵢ from J written out, in place."""
-    values = values.to(total.dtype)
-    total += values.flatten(0, 1).T @ (curvature.to(total.dtype) @ values).flatten(0, 1)
 
 
 def sum_of(terms: list[Tensor]) -> Tensor:
