@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from upweight._typing import Batch, Float, Tensor
+from upweight.errors import ModelError
 from upweight.gradients.guard import as_found
 from upweight.gradients.layers import Direct, Factored, Indexed, Rule
 from upweight.gradients.vmap import VmapEngine, refused_in_words
@@ -40,10 +41,21 @@ class Site:
     rule: Rule
     layouts: dict[str, LinearLayout | FlatLayout]
     axis: int = 0
+    fold: int = 0
+    """Rows an example takes on the leading axis, as they were when the rule was confirmed; 0 before that."""
 
     def leading(self, values: Tensor, count: int) -> Tensor:
-        """Examples on the leading axis: moved there, or unfolded from (b·s, ...) where layers flatten them."""
+        """Examples on the leading axis: moved there, or unfolded from (b·s, ...) where layers flatten them.
+
+        Raises:
+            ModelError: other rows an example than when the rule was confirmed: the model routes its inputs.
+        """
         values = values.movedim(self.axis, 0) if self.axis else values
+        if self.fold and len(values) != count * self.fold:
+            raise ModelError(
+                f"layer {self.name!r} was given {len(values)} rows for {count} examples. Expected {self.fold} an example, as for the first ones: "
+                "a layer that sees a different part of each batch has no per-example rows here; leave it out with parameters=."
+            )
         return values if len(values) == count else values.reshape(count, -1, *values.shape[1:])
 
 
@@ -108,8 +120,9 @@ class Captured:
         if isinstance(site.rule, Factored):
             parts = [site.rule.outputs(site.module, g) for g in leading]
         else:
-            known = (self.index(place) != site.module.padding_idx).unsqueeze(2)  # pyright: ignore
-            return torch.cat([g.reshape(self.count, -1, g.shape[-1]) for g in leading], 1) * known
+            joined = torch.cat([g.reshape(self.count, -1, g.shape[-1]) for g in leading], 1)
+            padding = site.module.padding_idx  # pyright: ignore
+            return joined if padding is None else joined * self.index(place).ne(padding).unsqueeze(2)  # pyright: ignore
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def index(self, place: int) -> Tensor:

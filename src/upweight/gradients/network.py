@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from upweight._typing import Batch, Float, Tensor
+from upweight.errors import ModelError
 from upweight.gradients.capture import Captured, Site, capture
 from upweight.gradients.engine import Engine
 from upweight.gradients.guard import as_found
@@ -28,7 +29,11 @@ CHECKED = 3
 """Examples whose rows are held against plain autograd: an odd number that few other axes share."""
 
 AGREEMENT = {torch.float64: 1e-8, torch.float32: 2e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
-"""Largest difference between two ways to a gradient, in units of its largest entry: rounding of deep sums."""
+"""Largest difference between two ways to a parameter's gradient, in units of its own largest entry: rounding of deep sums."""
+
+
+NOISE = 100.0
+"""Units of rounding of the largest gradient that a parameter's own may consist of: a bias before a norm has only those."""
 
 
 @dataclass(frozen=True)
@@ -184,28 +189,48 @@ class NetworkJacobian(Jacobian):
         return self.written.select(chosen)
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A few examples, random slopes of their outputs, and the rows Jᵀ·slopes by plain autograd."""
+
+    batch: Batch
+    slopes: Float[Tensor, "b o"]
+    truth: Float[Tensor, "b p"]
+
+
 def network_engine(general: VmapEngine) -> NetworkEngine | None:
     """The engine of a network, None where no layer's rule is confirmed by plain autograd."""
     sites = _candidates(general.objective)
     if not sites:
         return None
-    count = min(CHECKED, general.objective.count)
-    batch = general.objective.moved(general.objective.examples.read(slice(0, count)))
-    truth = plain_rows(general, count)
-    return _confirmed(general, sites, batch, truth)
+    count = general.objective.count
+    starts = {0, max(0, count - CHECKED)}  # two sets: what is right for one by chance is not right for both
+    return _confirmed(general, sites, [_trial(general, start) for start in sorted(starts)])
 
 
-def plain_rows(general: VmapEngine, count: int) -> Float[Tensor, "b p"]:
-    """Gradients of the first examples by plain autograd, one backward pass each: the truth for every rule."""
+def plain_rows(general: VmapEngine, places: range, slopes: Float[Tensor, "b o"] | None = None) -> Float[Tensor, "b p"]:
+    """Jᵀ·slopes of some examples by plain autograd, one backward pass each; the loss's own gradient by default."""
     rows = []
-    for place in range(count):
+    for k, place in enumerate(places):
         batch = general.objective.moved(general.objective.examples.read(slice(place, place + 1)))
         theta = general.objective.theta.clone().requires_grad_()
         with as_found(general.objective.model), torch.enable_grad():
             outputs, targets = general.run(theta, batch)
-            loss = general.objective.loss.values(*general.objective.loss.prepare(outputs, targets)).sum()
-            rows.append(torch.autograd.grad(loss, theta)[0])
+            if slopes is None:
+                value = general.objective.loss.values(*general.objective.loss.prepare(outputs, targets)).sum()
+            else:
+                value = (outputs.reshape(-1) * slopes[k]).sum()
+            rows.append(torch.autograd.grad(value, theta)[0])
     return torch.stack(rows)
+
+
+def _trial(general: VmapEngine, start: int) -> Trial:
+    places = range(start, min(start + CHECKED, general.objective.count))
+    batch = general.objective.moved(general.objective.examples.read(slice(places.start, places.stop)))
+    shape = len(places), general.objective.outputs
+    slopes = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    slopes = slopes.to(general.objective.theta)
+    return Trial(batch, slopes, plain_rows(general, places, slopes))
 
 
 def _candidates(objective: Objective) -> tuple[Site, ...]:
@@ -233,49 +258,68 @@ def _layouts(
     return {"weight": linear, **alone}
 
 
-def _confirmed(general: VmapEngine, sites: tuple[Site, ...], batch: Batch, truth: Tensor) -> NetworkEngine | None:
+def _confirmed(general: VmapEngine, sites: tuple[Site, ...], trials: list[Trial]) -> NetworkEngine | None:
     """The engine of the sites whose rows agree with the truth, with examples on the first axis or the second."""
     good: list[Site] = []
     for axis in (0, 1):
         todo = tuple(replace(site, axis=axis) for site in sites if site.name not in {s.name for s in good})
-        good += _agreeing(general, (*good, *todo), todo, batch, truth) if todo else []
+        good += _agreeing(general, (*good, *todo), todo, trials) if todo else []
+    good = _folded(general, good, trials)
     if not good:
         return None
     starts = Counter(start for site in good for start in _starts(site))
     names = {where.start: name for name, where in general.objective.space.slices().items()}
     rest = tuple(name for start, name in names.items() if start not in starts)
-    held = _held(capture(general, tuple(good), batch))
+    held = _held(capture(general, tuple(good), trials[0].batch))
     return NetworkEngine(general, tuple(good), rest, max(starts.values()) > 1, held)
 
 
 def _agreeing(
-    general: VmapEngine, watched: tuple[Site, ...], todo: tuple[Site, ...], batch: Batch, truth: Tensor
+    general: VmapEngine, watched: tuple[Site, ...], todo: tuple[Site, ...], trials: list[Trial]
 ) -> list[Site]:
-    """Those of the new sites all of whose parameters get the true rows, contributions of tied layers added up."""
-    rows = torch.zeros_like(truth)
+    """Those of the new sites all of whose parameters get the true rows, contributions of tied layers added up.
+
+    A parameter whose true rows are all zero on these examples confirms nothing, and its layers are not believed.
+    """
+    places = list(general.objective.space.slices().values())
     broken: set[str] = set()
-    for site in watched:
-        try:
-            rows += _rows_of(general, site, batch)
-        except (RuntimeError, ValueError, IndexError):
-            broken.add(site.name)
-    limit = AGREEMENT[truth.dtype] * truth.abs().max().clamp_min(torch.finfo(truth.dtype).tiny)
-    wrong = {
-        where.start
-        for where in general.objective.space.slices().values()
-        if float((rows[:, where] - truth[:, where]).abs().max()) > limit
-    }
-    return [site for site in todo if site.name not in broken and not (_starts(site) & wrong)]
+    wrong: set[int] = set()
+    seen: set[int] = set()
+    for trial in trials:
+        rows = torch.zeros_like(trial.truth)
+        for site in watched:
+            try:
+                rows += _rows_of(general, site, trial)
+            except (RuntimeError, ValueError, IndexError, ModelError):
+                broken.add(site.name)
+        rounding = NOISE * torch.finfo(rows.dtype).eps * float(trial.truth.abs().max())
+        for where in places:
+            scale = float(trial.truth[:, where].abs().max())
+            limit = max(AGREEMENT[rows.dtype] * scale, rounding)
+            if float((rows[:, where] - trial.truth[:, where]).abs().max()) > limit:
+                wrong.add(where.start)
+            if scale > 0:
+                seen.add(where.start)
+    return [site for site in todo if site.name not in broken and not _starts(site) & wrong and _starts(site) <= seen]
 
 
-def _rows_of(general: VmapEngine, site: Site, batch: Batch) -> Tensor:
-    captured = capture(general, (site,), batch)
-    loss = general.objective.loss
-    slopes = loss.gradient(*loss.prepare(captured.outputs.detach(), captured.targets))
+def _rows_of(general: VmapEngine, site: Site, trial: Trial) -> Tensor:
+    captured = capture(general, (site,), trial.batch)
     if not captured.calls:
-        return torch.zeros_like(general.objective.theta).expand(captured.count, -1)
-    blocks = captured.blocks(captured.pull(slopes))
+        return torch.zeros_like(trial.truth)
+    blocks = captured.blocks(captured.pull(trial.slopes))
     return torch.stack([block.dense() for block in blocks]).sum(0)
+
+
+def _folded(general: VmapEngine, sites: list[Site], trials: list[Trial]) -> list[Site]:
+    """Sites told how many rows an example takes; those for which that differs between calls or trials are left out."""
+    found: dict[str, set[float]] = {site.name: set() for site in sites}
+    for trial in trials:
+        captured = capture(general, tuple(sites), trial.batch)
+        for site, calls in captured.calls:
+            found[site.name] |= {call.inputs.shape[site.axis] / captured.count for call in calls}
+    same = [site for site in sites if len(found[site.name]) <= 1]
+    return [replace(site, fold=int(next(iter(found[site.name]), 0))) for site in same]
 
 
 def _starts(site: Site) -> set[int]:

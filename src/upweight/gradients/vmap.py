@@ -24,6 +24,12 @@ from upweight.objective.data import map_tensors
 from upweight.router import TILE_BYTES
 from upweight.tiles import Block, DenseBlock, DenseJacobian, Jacobian
 
+PROBED, MOST_PROBED = 3, 64
+"""Examples on which vectorised derivatives are held against single ones, and outputs up to which Jacobians are."""
+
+VECTORISED_RTOL = 1e-3
+"""Rounding of float32 networks; torch's faulty vectorisations are off by tens of percent."""
+
 HESSIAN_ROWS = 64
 """Hessian rows formed by one vectorised double backward pass."""
 
@@ -210,25 +216,38 @@ class VmapEngine(Engine):
         with as_found(self.objective.model), plain_attention():
             if self.vectorised:
                 return map_tensors(vmap(function)(*batches), Tensor.detach)
-            tensors: list[Tensor] = []
-            map_tensors(batches, tensors.append)
-            count = len(tensors[0])
-            found = [function(*(map_tensors(b, lambda t, i=i: t[i]) for b in batches)) for i in range(count)]
-        if isinstance(found[0], dict):
-            return {name: torch.stack([one[name] for one in found]).detach() for name in found[0]}
-        return torch.stack(found).detach()
+        tensors: list[Tensor] = []
+        map_tensors(batches, tensors.append)
+        return self._one_by_one(function, len(tensors[0]), *batches)
 
     @cached_property
     def vectorised(self) -> bool:
         """Whether torch can vectorise the model's derivatives over examples; some recurrent kernels it cannot."""
-        batch = self.objective.moved(self.objective.examples.read(slice(0, min(2, self.objective.count))))
-        _, targets = self.outputs(batch)
+        count = min(PROBED, self.objective.count)
+        batch = self.objective.moved(self.objective.examples.read(slice(0, count)))
+        outputs, targets = self.outputs(batch)
+        slope, jacobian = partial(grad(self._loss), self._at(None)), partial(jacrev(self._outputs), self._at(None))
         try:
             with as_found(self.objective.model), plain_attention():
-                vmap(partial(grad(self._loss), self._at(None)))(batch, targets)
+                together = [vmap(slope)(batch, targets)]
+                together += [vmap(jacobian)(batch)] if outputs.shape[1] <= MOST_PROBED else []
         except RuntimeError:
             return False
-        return True
+        alone = [self._one_by_one(slope, count, batch, targets)]
+        alone += [self._one_by_one(jacobian, count, batch)] if len(together) > 1 else []
+        return all(
+            torch.allclose(
+                a, b, rtol=VECTORISED_RTOL, atol=VECTORISED_RTOL * float(b.abs().nan_to_num().max()), equal_nan=True
+            )
+            for a, b in zip(together, alone, strict=True)
+        )
+
+    def _one_by_one(self, function: Callable[..., Any], count: int, *batches: Any) -> Any:
+        with as_found(self.objective.model), plain_attention():
+            found = [function(*(map_tensors(b, lambda t, i=i: t[i]) for b in batches)) for i in range(count)]
+        if isinstance(found[0], dict):
+            return {name: torch.stack([one[name] for one in found]).detach() for name in found[0]}
+        return torch.stack(found).detach()
 
     def _outputs(self, theta: Tensor, example: Batch) -> Tensor:
         return self.run(theta, map_tensors(example, partial(torch.unsqueeze, dim=0)))[0].reshape(-1)

@@ -9,6 +9,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -128,21 +129,26 @@ class Elementwise(Loss):
 
 @dataclass(frozen=True)
 class BinaryCrossEntropy(Elementwise):
-    """log(1 + exp η) − yη on logits, y in [0, 1]."""
+    """log(1 + exp η) − yη on logits, y in [0, 1], summed over outputs or (``averaged``) their mean."""
 
+    averaged: bool = False
+    outputs: int = 1
     name = "binary_cross_entropy"
     unit = "nats"
     kind = "binary"
 
     def term(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.softplus(outputs) - targets * outputs
+        return (F.softplus(outputs) - targets * outputs) / self.outputs
 
     def slope(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return torch.sigmoid(outputs) - targets
+        return (torch.sigmoid(outputs) - targets) / self.outputs
 
     def curve(self, outputs: Tensor, targets: Tensor) -> Tensor:
         p = torch.sigmoid(outputs)
-        return p * (1 - p)
+        return p * (1 - p) / self.outputs
+
+    def bound(self, trailing: tuple[int, ...]) -> Loss:
+        return replace(self, outputs=prod(trailing)) if self.averaged else self
 
     def prepare(
         self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
@@ -153,7 +159,7 @@ class BinaryCrossEntropy(Elementwise):
 
     def sampled(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
         p = torch.sigmoid(outputs)
-        return p - torch.bernoulli(p.cpu(), generator=generator).to(p)
+        return (p - torch.bernoulli(p.cpu(), generator=generator).to(p)) / self.outputs**0.5
 
 
 @dataclass(frozen=True)
@@ -258,11 +264,20 @@ class CallableLoss(Loss):
                 f"the callable loss returned {found} for a batch of {len(outputs)}. Expected a tensor of shape ({len(outputs)},): "
                 "one loss an example, no mean or sum over the batch (for torch losses, reduction='none')."
             )
+        alone = self.function(outputs[:1], targets[:1])
+        if len(outputs) > 1 and not torch.allclose(alone, losses[:1], rtol=ALONE, atol=ALONE, equal_nan=True):
+            raise ShapeError(
+                f"the callable loss gives example 0 a loss of {float(losses[0]):.6g} in a batch of {len(outputs)} and {float(alone[0]):.6g} alone. "
+                "Expected each example's own loss: shapes that broadcast, or a division by the batch, mix examples; reshape the targets, or return (b,) without dividing."
+            )
         return outputs.reshape(len(outputs), -1), targets
 
     def bound(self, trailing: tuple[int, ...]) -> Loss:
         return replace(self, trailing=trailing)
 
+
+ALONE = 1e-3
+"""How closely a loss in a batch and alone must agree: rounding of half-precision models, not a factor of two."""
 
 HINTS = {
     "mse": "'squared_error' is ½(f−y)²; pass nn.MSELoss() for the mean over outputs. ",
@@ -311,17 +326,18 @@ def read_loss(loss: str | Loss | nn.Module | Callable[[Tensor, Tensor], Tensor])
 
 
 def _per_example(module: nn.Module) -> Loss:
-    plain = (
-        isinstance(module, nn.CrossEntropyLoss)
-        and module.weight is None
-        and not module.label_smoothing
-        and module.ignore_index < 0
-    )
-    if plain:
-        return CrossEntropy()
-    if isinstance(module, nn.BCEWithLogitsLoss) and module.weight is None and module.pos_weight is None:
-        return BinaryCrossEntropy()
     reduction = getattr(module, "reduction", "none")
+    if isinstance(module, nn.CrossEntropyLoss | nn.NLLLoss):
+        uneven = module.weight is not None or module.ignore_index >= 0
+        if uneven and reduction == "mean":
+            raise ConfigError(
+                f"{type(module).__name__} with class weights or ignore_index divides by the weight of its batch, which is no loss of one example. "
+                "Expected reduction='sum' or 'none'; or pass loss='cross_entropy' and weights=w[y] / w[y].sum()."
+            )
+        if type(module) is nn.CrossEntropyLoss and not uneven and not module.label_smoothing:
+            return CrossEntropy()
+    if type(module) is nn.BCEWithLogitsLoss and module.weight is None and module.pos_weight is None:
+        return BinaryCrossEntropy(averaged=reduction == "mean")
     single = copy.deepcopy(module)
     if hasattr(single, "reduction"):
         single.reduction = "none"  # pyright: ignore
@@ -332,17 +348,23 @@ def _per_example(module: nn.Module) -> Loss:
             return losses
         return losses.flatten(1).mean(1) if reduction == "mean" else losses.flatten(1).sum(1)
 
-    return _ModuleLoss(values, name=type(module).__name__)
+    return _ModuleLoss(values, name=type(module).__name__, of_classes=isinstance(module, OF_CLASSES))
+
+
+OF_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss, nn.CTCLoss)
+"""Losses whose targets are classes, one for many outputs."""
 
 
 @dataclass(frozen=True)
 class _ModuleLoss(CallableLoss):
-    """An ``nn`` loss in its per-example form; regression losses still refuse to broadcast."""
+    """An ``nn`` loss in its per-example form; losses of numbers still refuse to broadcast."""
+
+    of_classes: bool = False
 
     def prepare(
         self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
     ) -> tuple[Tensor, Tensor]:
-        if targets.is_floating_point() and targets.shape != outputs.shape:
+        if not self.of_classes and targets.shape != outputs.shape:
             raise ShapeError(
                 f"{self.name} found outputs of shape {_shape(outputs)} against targets {_shape(targets)}, which would broadcast. Expected equal shapes; reshape one of them, e.g. targets.reshape({(-1, *outputs.shape[1:])})."
             )

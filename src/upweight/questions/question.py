@@ -9,10 +9,11 @@ from functools import cached_property
 from typing import Any, TypedDict
 
 import numpy as np
+import torch
 
 from upweight._typing import Float, Tensor
 from upweight.curvature.fisher import MOST_LABELS
-from upweight.errors import ApproximationWarning, ConfigError
+from upweight.errors import ApproximationWarning, ConfigError, NonFiniteGradient
 from upweight.fitted import Fitted
 from upweight.gradients import LinearEngine
 from upweight.influence.effects import Effects
@@ -20,6 +21,7 @@ from upweight.questions.answer import Answer, at_first_moves, at_newton_steps, b
 from upweight.questions.measuring import Measurement, measurement
 from upweight.questions.terms import Tile
 from upweight.router import dense_bytes, order_costs
+from upweight.solve.direct import ILL_CONDITIONED
 
 ORDERS = ("auto", "two_newton", "newton", "first")
 ESTIMANDS = ("response", "newton")
@@ -118,6 +120,7 @@ class Question:
         fitted, measured = self.fitted, self.measured
         fitted.stationarity.warn()
         names = np.asarray(fitted.objective.space.coordinates()) if measured is None else measured.ids
+        self._require_finite(answer, names, ids)
         return Effects(
             values=answer.values.cpu().numpy(),
             query_ids=names,
@@ -131,6 +134,23 @@ class Question:
             verdict=str(answer.verdict),
             notes=(*fitted.adapted.notes, *self._said(answer)),
         )
+
+    def _require_finite(self, answer: Answer, rows: np.ndarray, columns: Any) -> None:
+        """No NaN leaves in silence: name the first measurement and change it belongs to."""
+        bad = ~torch.isfinite(answer.values)
+        if bool(bad.any()):
+            row, column = bad.nonzero()[0].tolist()
+            raise NonFiniteGradient(
+                f"the effect of {list(columns)[column]!r} on {rows[row]!r} is {float(answer.values[row, column])} ({int(bad.sum())} of {bad.numel()} are not finite). "
+                "Expected finite inputs, targets and measures; look at this query, at what is changed, and at the measure."
+            )
+        condition = answer.verdict.condition or 0.0
+        if condition > ILL_CONDITIONED:
+            warnings.warn(
+                f"the curvature has condition number {condition:.1e} once its scales are taken out: some combination of parameters is hardly determined, and a refit may choose another (scikit-learn truncates such directions). Expected less than {ILL_CONDITIONED:.0e}; add a penalty, drop a near-duplicate column, and confirm with check().",
+                ApproximationWarning,
+                stacklevel=5,
+            )
 
     def _unit(self, question: str) -> str:
         unit = "parameter units" if self.measured is None else self.measured.unit

@@ -13,13 +13,10 @@ from upweight.fitted import Fitted
 from upweight.gradients import LinearEngine, Stationarity
 from upweight.questions.points import leverage
 from upweight.solve import CholeskyInverse, Verdict
-from upweight.solve.direct import lowest_eigenvalue
+from upweight.solve.direct import ILL_CONDITIONED, lowest_eigenvalue
 
 HIGH_LEVERAGE = 0.5
 """A point that owns half of its own fit: first order is wrong there by a factor of two."""
-
-ILL_CONDITIONED = 1e10
-"""Condition number above which float64 leaves fewer than six digits."""
 
 FLAT = 0.01
 """A network whose lowest curvature is below this share of the mean has a direction along which refits wander."""

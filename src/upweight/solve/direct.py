@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,6 +15,9 @@ from upweight._typing import Float, Tensor
 from upweight.errors import IndefiniteCurvature
 from upweight.linop import LinearOperator
 from upweight.solve.verdict import Solution, Verdict
+
+ILL_CONDITIONED = 1e10
+"""Condition number, scales taken out, above which float64 leaves fewer than six digits."""
 
 SINGULAR = 1e-6
 """An eigenvalue below this share of the mean is zero up to the rounding of a float32 model."""
@@ -129,7 +133,8 @@ def cholesky(
     scale = float(matrix.diagonal().abs().mean()) or 1.0
     filled = matrix if gauge is None else matrix + scale * gauge.T @ gauge
     factor, info = torch.linalg.cholesky_ex(filled)
-    condition = _condition(filled, factor) if int(info) == 0 else np.inf
+    positive = int(info) == 0 and bool((filled.diagonal() > 0).all())
+    condition = _condition(filled, factor) if positive else np.inf
     if condition * torch.finfo(matrix.dtype).eps >= 1 / matrix.shape[0]:
         raise _indefinite(filled)
     gauges = 0 if gauge is None else len(gauge)
@@ -171,13 +176,25 @@ def _residual(inverse: CholeskyInverse | LUInverse, matrix: Tensor) -> float:
     )
 
 
-def _condition(matrix: Tensor, factor: Tensor) -> float:
-    """‖A‖₁‖A⁻¹‖₁ from the factor, by LAPACK's estimator."""
-    norm = float(matrix.abs().sum(0).max())
-    rcond, _ = lapack.dpocon(  # pyright: ignore
-        factor.cpu().numpy(), norm, uplo="L"
-    )
+def _condition(matrix: Float[Tensor, "p p"], factor: Float[Tensor, "p p"]) -> float:
+    """‖A‖₁‖A⁻¹‖₁ of the matrix scaled to a unit diagonal, from its factor, by LAPACK's estimator.
+
+    Cholesky does not mind the scales of the coordinates, so neither should its condition number.
+    """
+    scale = matrix.diagonal().sqrt()
+    norm = max(float((part.abs() / scale).sum(1).div(s).max()) for part, s in _strips(matrix, scale))
+    scaled = (factor / scale[:, None]).cpu().numpy()
+    rcond, _ = lapack.dpocon(scaled, norm, uplo="L")  # pyright: ignore
     return 1.0 / max(float(rcond), np.finfo(float).tiny)
+
+
+def _strips(matrix: Tensor, scale: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows of a matrix a few at a time, with their scales."""
+    yield from zip(matrix.split(STRIP), scale.split(STRIP), strict=True)
+
+
+STRIP = 512
+"""Rows looked at together, so that nothing of size p² is copied."""
 
 
 def _indefinite(matrix: Tensor) -> IndefiniteCurvature:
