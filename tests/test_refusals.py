@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
@@ -16,6 +17,8 @@ from cases import classification, fit, fitted_mlp, mlp, pearson, regression, slo
 from test_bad_input import X, Y, linear, refused, study
 from upweight.evaluate.calibration import Calibration
 from upweight.evaluate.refit import refit
+from upweight.objective.data import Chosen
+from upweight.questions.question import Question
 
 E = uw.errors
 ce = nn.CrossEntropyLoss(reduction="none")
@@ -331,3 +334,194 @@ def test_a_float32_softmax_without_a_penalty_has_its_gauge_projected_out():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert "4 gauge directions projected out" in found.drop(data.query).verdict
+
+
+def test_two_newton_steps_keep_the_protocol_s_share_of_the_penalty():
+    data = classification(n=80, p=10, classes=2, seed=3)
+    y = data.y[:, None].astype(float)
+
+    def bce(f, t):
+        return nn.functional.binary_cross_entropy_with_logits(f, t, reduction="none").squeeze(1)
+
+    def fitted_line(weights, penalty):
+        return fit(nn.Linear(10, 1).double().eval(), data.X, y, bce, weights, penalty, steps=3)
+
+    even = np.full(80, 1 / 80)
+    model = fitted_line(even, 0.1)
+    found = uw.Study(model, (data.X, y), loss="binary_cross_entropy", penalty=0.1, protocol="fixed_mean")
+    effects = found.drop_group([list(range(30))], (data.Xt, data.yt[:, None].astype(float)), measure="prediction")
+    kept = even.copy()
+    kept[:30] = 0
+    again = fitted_line(kept, 0.1 * 50 / 80)
+    true = (again(torch.as_tensor(data.Xt)) - model(torch.as_tensor(data.Xt))).detach().numpy()[:, 0]
+    np.testing.assert_allclose(effects.values[:, 0], true, rtol=0.02, atol=1e-3 * np.abs(true).max())
+
+
+def test_the_first_order_of_another_penalty_is_its_derivative():
+    data = regression()
+    line = uw.from_sklearn(Ridge(alpha=2.0, fit_intercept=False).fit(data.X, data.y), data.X, data.y)
+    step = 1e-6
+    found = line.change_penalty((2.0 + step) / 40, data.query, measure="prediction", order="first").values[:, 0]
+    sides = [Ridge(alpha=2.0 + s, fit_intercept=False).fit(data.X, data.y).predict(data.Xt) for s in (step, -step)]
+    np.testing.assert_allclose(found, (sides[0] - sides[1]) / 2, rtol=1e-4)
+
+
+def test_a_penalty_given_to_an_unpenalised_fit_spares_the_intercept():
+    data = regression()
+    line = uw.from_sklearn(LinearRegression().fit(data.X, data.y), data.X, data.y)
+    found = line.change_penalty(3.0 / 40, data.query, measure="prediction").values[:, 0]
+    expected = Ridge(alpha=3.0).fit(data.X, data.y).predict(data.Xt) - LinearRegression().fit(data.X, data.y).predict(
+        data.Xt
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-10)
+
+
+def test_balanced_class_weights_count_sample_weights():
+    data = classification(n=120, classes=3)
+    weight = np.random.default_rng(0).uniform(0.2, 3, 120)
+    chosen = LogisticRegression(class_weight="balanced", tol=1e-10, max_iter=5000)
+    found = uw.from_sklearn(chosen.fit(data.X, data.y, sample_weight=weight), data.X, data.y, sample_weight=weight)
+    assert found.fitted.stationarity.ratio < 1e-4
+
+
+def test_an_added_point_that_lowers_the_loss_is_helpful():
+    data = regression()
+    line = uw.from_sklearn(Ridge().fit(data.X, data.y), data.X, data.y)
+    effects = line.add((data.Xt, data.yt), (data.Xt[:1], data.yt[:1]))
+    assert effects.values[0, 0] < 0 and effects.helpful(1)["effect"].item() == effects.values.min()
+
+
+def test_accuracy_of_three_classes_and_of_several_labels_counts_what_is_right():
+    soft, (Xt, yt) = logistic()
+    measured = Question(soft.fitted, (Xt, yt), "accuracy").measured
+    outputs = measured.outputs
+    assert float(measured.at_outputs(outputs)) == pytest.approx(
+        float((outputs.argmax(1) == torch.as_tensor(yt)).double().mean())
+    )
+    assert float(measured.at_outputs(-outputs)) != float(measured.at_outputs(outputs))
+    labels = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]], dtype=torch.float64)
+    model = linear(outputs=3)
+    many = uw.Study(model, (X[:2], labels), loss="binary_cross_entropy", penalty=0.5)
+    right = ((model(X[:2]) > 0) == (labels > 0.5)).double().mean().item()
+    assert float(
+        Question(many.fitted, (X[:2], labels), "accuracy").measured.at_outputs(model(X[:2]).detach())
+    ) == pytest.approx(right)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert "label" not in many.mislabeled(2)
+        with refused(E.ConfigError, "auc", "3 outputs"):
+            many.drop((X[:2], labels), measure="auc")
+        with refused(E.ConfigError, "0.5", "soft targets"):
+            many.drop((X[:2], labels * 0.5), measure="margin")
+
+
+def test_the_newton_estimand_of_a_network_uses_its_whole_hessian_to_first_order():
+    """gᵢ − Hᵢs with the example's exact Hessian, beyond what passes through the outputs."""
+    model = mlp(3, 4, 3, 0)
+    problem = classification(n=20, p=3, classes=3)
+    net = uw.Study(model, (problem.X, problem.y), loss="cross_entropy", penalty=0.5, protocol="fixed_total")
+    s, H = net.fitted.pending, net.fitted.curvature.matrix
+    with pytest.warns(E.NotStationaryWarning):
+        found = net.drop(problem.query, order="newton", estimand="newton", measure="prediction", which=[2, 9])
+    for column, i in enumerate([2, 9]):
+        one = Chosen(net.objective.examples, np.asarray([i]))
+        unit = torch.ones(1, dtype=torch.float64)
+        g, h = net.fitted.engine.gradient(unit, examples=one), net.fitted.engine.hessian(one, unit)
+        outputs, targets, jacobian = net.fitted.engine.linearised(one.read(slice(0, 1)))
+        J, curve = jacobian.dense()[0], net.objective.loss.hessian(outputs, targets)[0]
+        move = torch.linalg.solve(H - J.T @ curve @ J / 20, (g - h @ s) / 20)
+        shifts = net.fitted.engine.jacobian((torch.as_tensor(problem.Xt), torch.as_tensor(problem.yt))).dense() @ move
+        np.testing.assert_allclose(found.values[:, column], shifts.flatten(), rtol=1e-8, atol=1e-12)
+
+
+def test_answers_do_not_follow_what_the_caller_does_to_data_and_frozen_layers_afterwards():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).double().eval()
+    data = classification(n=30, p=3, classes=3)
+    inputs = data.X.copy()
+    head = uw.Study(net, (inputs, data.y), loss="cross_entropy", penalty=0.5, parameters="2.*")
+    whole = uw.Study(net, (inputs, data.y), loss="cross_entropy", penalty=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = head.drop(data.query).values, whole.drop(data.query).values
+        inputs *= 3
+        with torch.no_grad():
+            net[0].weight.mul_(2)
+        np.testing.assert_array_equal(head.drop(data.query).values, before[0])
+        np.testing.assert_array_equal(whole.drop(data.query).values, before[1])
+
+
+def test_losses_that_are_no_loss_of_one_example_are_refused():
+    with refused(E.ConfigError, "class weights or ignore_index", "weights=w[y]"):
+        study(loss=nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0], dtype=torch.float64)))
+    with refused(E.ShapeError, "broadcast"):
+        study(linear(outputs=1), data=(X, Y), loss=nn.MSELoss())
+    with refused(E.ShapeError, "alone", "mix examples"):
+        study(linear(outputs=1), data=(X, Y.double()), loss=lambda o, t: ((o - t) ** 2).mean(1))
+    with refused(E.ShapeError, "alone", "mix examples"):
+        study(loss=lambda o, t: nn.functional.cross_entropy(o, t, reduction="none") / len(o))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda s, q: s.relabel({0: np.nan}, q), lambda s, q: s.add((q[0] * 1e200, q[1]), q)]
+)
+def test_no_nan_leaves_in_silence(change):
+    data = regression()
+    line = uw.from_sklearn(Ridge().fit(data.X, data.y), data.X, data.y)
+    with refused(E.NonFiniteGradient, "are not finite", "look at this query"):
+        change(line, data.query)
+
+
+def test_loaders_that_leave_examples_out_are_refused():
+    whole = torch.utils.data.TensorDataset(X, Y)
+    some = torch.utils.data.SubsetRandomSampler(range(3))
+    for loader in (
+        torch.utils.data.DataLoader(whole, batch_sampler=torch.utils.data.BatchSampler(some, 2, False)),
+        torch.utils.data.DataLoader(whole, sampler=torch.utils.data.SequentialSampler(range(3))),
+    ):
+        with refused(E.OrderError, "sampler", "in order"):
+            study(data=loader)
+
+
+def test_scales_of_columns_do_not_make_a_matrix_singular_but_duplicates_are_warned_of():
+    data = regression()
+    far = data.X.copy()
+    far[:, 0] = 1.7e9 + 1e6 * far[:, 0]
+    found = uw.from_sklearn(Ridge(solver="svd").fit(far, data.y), far, data.y)
+    again = Ridge(solver="svd").fit(far[1:], data.y[1:])
+    expected = again.predict(far[:3]) - Ridge(solver="svd").fit(far, data.y).predict(far[:3])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = found.drop((far[:3], data.y[:3]), which=0, measure="prediction").values[:, 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+    twin = np.column_stack([data.X, data.X[:, 0] + 1e-6 * np.random.default_rng(0).standard_normal(40)])
+    with pytest.warns(E.ApproximationWarning, match="near-duplicate column"):
+        uw.from_sklearn(LinearRegression(tol=1e-12).fit(twin, data.y), twin, data.y).drop((twin[:2], data.y[:2]))
+
+
+def test_texts_may_enter_a_pipeline_and_dates_may_name_points():
+    texts = np.asarray(["good food", "bad food", "good wine", "bad wine", "good", "bad"] * 5)
+    labels = np.asarray([1, 0, 1, 0, 1, 0] * 5)
+    pipe = make_pipeline(TfidfVectorizer(), LogisticRegression(tol=1e-8)).fit(texts, labels)
+    assert uw.from_sklearn(pipe, texts, labels).drop((texts[:2], labels[:2])).values.shape == (2, 30)
+    data = classification(n=30)
+    frame = pd.DataFrame(data.X, index=pd.date_range("2020-01-01", periods=30))
+    dated = uw.from_sklearn(LogisticRegression(tol=1e-8).fit(frame, data.y), frame, data.y)
+    chosen = dated.drop((frame[:2], data.y[:2]), which=frame.index[3])
+    assert chosen.train_ids.tolist() == [frame.index[3]]
+    assert dated.trust().highest_point in frame.index
+    assert np.asarray(chosen, dtype=np.float32).dtype == np.float32
+    pairs = frame.set_index(pd.MultiIndex.from_product([list("abc"), range(10)]))
+    named = uw.from_sklearn(LogisticRegression(tol=1e-8).fit(pairs, data.y), pairs, data.y)
+    assert named.drop((pairs[:2], data.y[:2]), which=[("a", 1)]).values.shape == (2, 1)
+
+
+def test_a_check_in_which_nothing_moves_has_no_slope_and_does_not_break():
+    flat = Calibration(np.zeros((1, 3)), np.zeros((1, 3)), np.arange(1), np.arange(3), "accuracy", "share")
+    assert np.isnan(flat.slope) and np.isnan(flat.pearson) and "nan" in repr(flat)
+    data = regression()
+    line = uw.from_sklearn(Ridge().fit(data.X, data.y), data.X, data.y)
+    with refused(E.ConfigError, "NoneType", "state_dict"):
+        line.check(data.query, refits=2, train=lambda weights, seed: None)
+    with refused(E.ConfigError, "k=-1"):
+        line.mislabeled(-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -36,6 +36,7 @@ from upweight.gradients import Engine, LinearEngine, Stationarity, engine_for, m
 from upweight.gradients.probe import probe
 from upweight.linop import BlockDiagonal, Dense, LinearOperator
 from upweight.objective import Objective
+from upweight.objective.data import index_array
 from upweight.router import dense_bytes, route_inverse
 from upweight.solve import BlockCG, CholeskyInverse, Inverse, Inverted, Verdict, inverse
 
@@ -305,7 +306,8 @@ class Fitted:
             return np.arange(len(ids))
         if isinstance(which, slice):
             which = ids[which]
-        wanted = np.atleast_1d(np.asarray(which))
+        single = isinstance(which, Hashable) and not isinstance(which, np.ndarray) and which in self._places
+        wanted = index_array([which] if single or np.ndim(which) == 0 else list(which))  # pyright: ignore
         if wanted.dtype == bool:
             raise ConfigError("which= found booleans. Expected positions or ids; use numpy.flatnonzero(mask).")
         if not len(wanted):

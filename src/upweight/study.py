@@ -286,7 +286,7 @@ class Study:
         return perturb(Question(self.fitted, query, **how), which)
 
     def self_influence(self) -> np.ndarray:
-        """wᵢ gᵢᵀH⁻¹gᵢ ≥ 0, (n,): by how much its own loss would rise, to first order, were a point left out."""
+        """wᵢ gᵢᵀH⁻¹gᵢ ≥ 0, (n,): its own loss's rise, to first order, were a point left out and the penalty kept."""
         return points.self_influence(self.fitted)
 
     def leverage(self) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Laws every number obeys: batch size, order of examples and parameters, scale of weights, precision, threads."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -157,3 +159,42 @@ def test_a_point_of_weight_zero_has_no_effect_and_is_not_missed():
         expected = less.drop(problem.query).values
     np.testing.assert_array_equal(found[:, 4], 0)
     np.testing.assert_allclose(found[:, kept], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 13])
+@pytest.mark.parametrize("protocol", ["fixed_mean", "fixed_total"])
+def test_with_weights_of_its_own_every_point_keeps_its_weight_in_any_batch(batch_size, protocol):
+    """A slice of the weights that does not move with the batch would pass with equal weights."""
+    weights = np.linspace(0.2, 3, 40) / 40
+    settings = {"weights": weights, "protocol": protocol}
+    small, query = net_study(batch_size=batch_size, **settings)
+    whole, _ = net_study(**settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert_same(answers(small, query), answers(whole, query))
+        which = list(range(3, 37))
+        np.testing.assert_allclose(
+            small.perturb(which, query).values, whole.perturb(which, query).values, rtol=1e-8, atol=1e-12
+        )
+        single = np.concatenate([whole.perturb([i], query).values for i in which], 1)
+        np.testing.assert_allclose(whole.perturb(which, query).values, single, rtol=1e-8, atol=1e-12)
+        blocks, other = (
+            net_study(curvature="ekfac", **extra, **settings)[0] for extra in ({"batch_size": batch_size}, {})
+        )
+        np.testing.assert_allclose(blocks.upweight(query).values, other.upweight(query).values, rtol=1e-8, atol=1e-12)
+
+
+def test_the_hessian_and_the_fisher_weigh_every_example_by_its_own_weight():
+    weights = np.linspace(0.2, 3, 40) / 40
+    study, _ = net_study(weights=weights, batch_size=7)
+    total = sum(
+        w * uw.curvature.hessian(net_study(weights=np.eye(40)[i])[0].objective).dense() for i, w in enumerate(weights)
+    )
+    penalty = 0.05 * (1 - weights.sum()) * torch.eye(len(total), dtype=torch.float64)
+    torch.testing.assert_close(uw.curvature.hessian(study.objective).dense(), total + penalty, atol=1e-10, rtol=1e-8)
+    fisher = sum(
+        w * uw.curvature.block_diagonal(net_study(weights=np.eye(40)[i])[0].objective, "exact").dense()
+        for i, w in enumerate(weights)
+    )
+    found = uw.curvature.block_diagonal(study.objective, "exact").dense()
+    torch.testing.assert_close(found, fisher + penalty, atol=1e-10, rtol=1e-8)

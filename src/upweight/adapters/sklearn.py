@@ -15,6 +15,7 @@ from upweight.adapters.adapted import Adapted, Codec
 from upweight.adapters.torch import read_weights
 from upweight.errors import LabelError, MissingExtraError, ModelError, NonFiniteInput, ShapeError, plain
 from upweight.objective import Examples, Loss, Objective, Quadratic, plain_forward, read_examples, read_loss
+from upweight.objective.data import index_array
 from upweight.objective.linear_map import LinearMap
 from upweight.space import ParameterSpace
 
@@ -30,7 +31,7 @@ class Estimator:
 
     final: Any
     transformers: Any | None
-    columns: int
+    columns: int | None
     names: tuple[str, ...] | None
 
 
@@ -53,7 +54,7 @@ class SklearnCodec(Codec):
         inputs, targets = data if isinstance(data, tuple | list) and len(data) == 2 else (data, None)
         if ids is None:
             index = next((part.index for part in (inputs, targets) if hasattr(part, "iloc")), None)  # pyright: ignore
-            ids = None if index is None else np.asarray(index)
+            ids = None if index is None else index_array(index)
         encoded = None if targets is None else self._encode(np.asarray(targets), ids, what)
         features = self._features(inputs, what)
         return read_examples((features, encoded), torch.float64, ids, what)
@@ -94,6 +95,8 @@ class SklearnCodec(Codec):
             raise ShapeError(
                 f"the {what} has columns {list(names)[:6]}. Expected the columns of the fit, in order: {list(self.estimator.names)[:6]}."
             )
+        if self.estimator.columns is None:
+            return  # the first transformer takes what it takes, texts for instance
         shape = np.shape(inputs)
         if len(shape) != 2 or shape[1] != self.estimator.columns:
             raise ShapeError(
@@ -129,7 +132,7 @@ def _objective(final: Any, examples: Examples, weights: Tensor, binary: bool) ->
         )
     trailing = () if model.out_features == 1 else (model.out_features,)
     total = float(weights.sum())
-    penalty = Quadratic(_penalty(final, model, space) / total)
+    penalty = Quadratic(_penalty(final, model, space) / total, _reach(final, model, space))
     loss = _loss(final, binary).bound(trailing)
     return Objective(model, plain_forward, loss, examples, weights / total, penalty, space, theta, trailing)
 
@@ -144,6 +147,10 @@ def _take_apart(fitted: Any) -> Estimator:
             "from_sklearn needs scikit-learn, which is not installed. Install it with: pip install 'upweight[sklearn]'"
         ) from error
     final = fitted.steps[-1][1] if isinstance(fitted, Pipeline) else fitted
+    if isinstance(final, Pipeline):
+        raise ModelError(
+            "found a Pipeline whose last step is a Pipeline. Expected one level; pass Pipeline([*outer.steps[:-1], *outer.steps[-1][1].steps])."
+        )
     if type(final).__name__ not in SUPPORTED:
         inner = (
             " This one holds a fitted estimator: pass its .best_estimator_."
@@ -163,7 +170,7 @@ def _take_apart(fitted: Any) -> Estimator:
     transformers = fitted[:-1] if isinstance(fitted, Pipeline) and len(fitted.steps) > 1 else None
     outer = fitted.steps[0][1] if isinstance(fitted, Pipeline) else fitted
     names = getattr(outer, "feature_names_in_", None)
-    columns = int(getattr(fitted, "n_features_in_", getattr(outer, "n_features_in_", final.n_features_in_)))
+    columns = final.n_features_in_ if transformers is None else getattr(outer, "n_features_in_", None)
     return Estimator(final, transformers, columns, None if names is None else tuple(names))
 
 
@@ -207,6 +214,14 @@ def _penalty(final: Any, model: LinearMap, space: ParameterSpace) -> Tensor:
     if settings.get("solver") == "liblinear" and model.bias is not None:
         diagonal[space.slices()["bias"]] = float(strength[0]) / float(settings["intercept_scaling"]) ** 2
     return diagonal
+
+
+def _reach(final: Any, model: LinearMap, space: ParameterSpace) -> Tensor:
+    """Coefficients, and for liblinear the intercept as it is scaled."""
+    reach, settings = space.mask("weight"), final.get_params()
+    if settings.get("solver") == "liblinear" and model.bias is not None:
+        reach[space.slices()["bias"]] = 1 / float(settings["intercept_scaling"]) ** 2
+    return reach
 
 
 def _weights(final: Any, labels: np.ndarray, sample_weight: Any, transformed: bool) -> tuple[Tensor, tuple[str, ...]]:

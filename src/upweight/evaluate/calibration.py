@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,26 +46,35 @@ class Calibration:
     @property
     def slope(self) -> float:
         """Refitted change per unit of predicted change: 1 when the scale is right."""
+        if not np.ptp(self.predicted):
+            return float("nan")  # nothing is predicted to move, so there is no slope to speak of
         return float(stats.linregress(self.predicted.ravel(), self.refitted.ravel()).slope)  # pyright: ignore
 
     @property
     def pearson(self) -> float:
         """Linear correlation over all queries and points."""
-        return float(stats.pearsonr(self.predicted.ravel(), self.refitted.ravel())[0])  # pyright: ignore
+        flat = not np.ptp(self.predicted) or not np.ptp(self.refitted)
+        return float("nan") if flat else float(np.corrcoef(self.predicted.ravel(), self.refitted.ravel())[0, 1])
 
     @property
     def spearman(self) -> float:
         """Rank correlation over all queries and points."""
-        return float(stats.spearmanr(self.predicted.ravel(), self.refitted.ravel())[0])  # pyright: ignore
+        flat = not np.ptp(self.predicted) or not np.ptp(self.refitted)
+        return float("nan") if flat else float(stats.spearmanr(self.predicted.ravel(), self.refitted.ravel())[0])  # pyright: ignore
 
     @property
     def relative_error(self) -> float:
         """‖predicted − refitted‖ / ‖refitted‖."""
-        return float(np.linalg.norm(self.predicted - self.refitted) / np.linalg.norm(self.refitted))
+        moved = float(np.linalg.norm(self.refitted))
+        return float(np.linalg.norm(self.predicted - self.refitted)) / moved if moved else float("nan")
 
     @property
     def concerns(self) -> list[str]:
         """What the refits say against the predictions; empty when they agree."""
+        if np.isnan(self.slope) or np.isnan(self.pearson):
+            return [
+                "nothing was predicted to move, or nothing moved, so the refits confirm nothing; take another measure"
+            ]
         if abs(self.slope - 1) <= SLOPE_LIMIT and self.pearson >= PEARSON_LIMIT:
             return []
         return [
@@ -187,6 +196,10 @@ def _trained(fitted: Fitted, seed: int, train: Callable[[np.ndarray, int], Any] 
 
     def again(weights: Tensor) -> Tensor:
         state = train(weights.cpu().numpy(), seed)
+        if not isinstance(state, Mapping):
+            raise ConfigError(
+                f"train= returned {type(state).__name__}. Expected a state dict; return model.state_dict()."
+            )
         missing = [name for name in fitted.objective.space.names if name not in state]
         if missing:
             raise ConfigError(

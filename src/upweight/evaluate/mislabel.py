@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from upweight.errors import ConfigError
 from upweight.fitted import Fitted
 from upweight.objective import Measure, read_measure
 from upweight.questions.points import self_influence
@@ -23,6 +24,8 @@ def mislabeled(fitted: Fitted, k: int = 100) -> pd.DataFrame:
     """
     import pandas as pd
 
+    if k < 1:
+        raise ConfigError(f"mislabeled found k={k}. Expected at least 1: how many candidates to list.")
     owned = self_influence(fitted)
     outputs, targets = _everything(fitted)
     losses = fitted.objective.loss.values(outputs, targets).cpu().numpy()
@@ -39,7 +42,8 @@ def mislabeled(fitted: Fitted, k: int = 100) -> pd.DataFrame:
         }
     )
     kind = fitted.objective.loss.kind
-    if kind not in ("class", "binary") or (outputs.shape[1] == 1 and kind == "class"):
+    soft = kind == "binary" and bool(((targets != 0) & (targets != 1)).any())
+    if kind not in ("class", "binary") or (kind == "binary" and outputs.shape[1] > 1) or soft:
         return frame
     confidence = read_measure("probability", fitted.objective.loss, fitted.objective.trailing)
     assert isinstance(confidence, Measure)

@@ -264,4 +264,5 @@ class VmapEngine(Engine):
 
     @cached_property
     def _frozen(self) -> dict[str, Tensor]:
-        return {f"model.{name}": value.detach() for name, value in self.objective.model.named_parameters()}
+        """Copies: the caller may go on training what is not tracked."""
+        return {f"model.{name}": value.detach().clone() for name, value in self.objective.model.named_parameters()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import sparse
-from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler, default_collate
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler, default_collate
 
 from upweight._typing import Batch, Tensor
 from upweight.errors import EmptyDataset, InputError, NonFiniteInput, OrderError, ShapeError
+
+COPIED_BYTES = 2**28
+"""Arrays up to this size are copied; larger ones are the caller's own, and must not be written to."""
 
 
 class Examples(ABC):
@@ -190,6 +194,8 @@ def _from_tree(tree: Batch, ids: Any, index: Any, what: str) -> Examples:
     _same_length([len(tensor) for tensor in tensors], what)
     for place, tensor in enumerate(tensors):
         _finite(tensor, f"{'targets' if place and place == len(tensors) - 1 else 'inputs'} of the {what}")
+    if sum(tensor.numel() * tensor.element_size() for tensor in tensors) <= COPIED_BYTES:
+        tree = map_tensors(tree, torch.clone)  # the caller may go on writing to theirs
     return Arrays(tree, _ids(ids if ids is not None else index, len(tensors[0]), what))
 
 
@@ -197,6 +203,13 @@ def _from_loader(loader: DataLoader[Any], dtype: torch.dtype, ids: Any, what: st
     if isinstance(loader.dataset, IterableDataset):
         raise OrderError(
             f"the {what} is a loader over an iterable dataset, without length or order. Expected a map-style dataset; pass one."
+        )
+    batches = loader.batch_sampler
+    whole = batches is None or (type(batches) is BatchSampler and batches.sampler is loader.sampler)  # pyright: ignore
+    part = type(loader.sampler) is SequentialSampler and loader.sampler.data_source is not loader.dataset
+    if not whole or part:
+        raise OrderError(
+            f"the {what} is a loader with a sampler of its own, which may leave examples out. Expected the examples the model was trained on, in order; pass torch.utils.data.Subset(dataset, indices)."
         )
     if not isinstance(loader.sampler, SequentialSampler):
         raise OrderError(
@@ -224,8 +237,18 @@ def _index_of(*parts: Any) -> Any:
     for part in parts:
         index = getattr(part, "index", None)
         if index is not None and not callable(index):
-            return np.asarray(index)
+            return index_array(index)
     return None
+
+
+def index_array(index: Any) -> np.ndarray:
+    """A pandas index as names: numbers and texts as they are, dates and tuples as objects that stay whole."""
+    found = np.asarray(index)
+    if found.ndim == 1 and found.dtype.kind in "iufbUS":
+        return found
+    names = np.empty(len(index), dtype=object)
+    names[:] = list(index)
+    return names
 
 
 def _ids(ids: Any, count: int, what: str) -> np.ndarray:
@@ -236,8 +259,8 @@ def _ids(ids: Any, count: int, what: str) -> np.ndarray:
     found = np.asarray(ids)
     if len(found) != count:
         raise ShapeError(f"found {len(found)} ids for {count} examples of the {what}. Expected one id an example.")
-    if len(np.unique(found)) != count:
-        repeated = found[np.argmax([np.sum(found == item) > 1 for item in found])]
+    if len(set(found.tolist())) != count:
+        repeated = next(item for item, times in Counter(found.tolist()).items() if times > 1)
         raise InputError(
             f"the ids of the {what} repeat {repeated!r}. Expected a different id for every example; reset the index or pass ids=."
         )

@@ -63,7 +63,8 @@ class Accuracy(SetMeasure):
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.loss.kind == "class":
             return (outputs.argmax(1) == targets.unsqueeze(1)).to(outputs.dtype).mean(0)
-        return ((outputs[:, 0] > 0) == _positive(targets).unsqueeze(1)).to(outputs.dtype).mean(0)
+        right = (outputs > 0) == (targets.reshape(len(targets), -1, 1) > 0.5 * (self.loss.kind == "binary"))
+        return right.to(outputs.dtype).mean((0, 1))  # of several labels, the share of labels
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class AreaUnderCurve(SetMeasure):
             raise ConfigError(
                 "measure='auc' found queries of one class only. Expected both classes among the queries; add some of the other."
             )
-        if outputs.shape[1] > 2:
+        if outputs.shape[1] > (2 if targets.ndim == 1 else 1):
             raise ConfigError(
                 f"measure='auc' found {outputs.shape[1]} outputs. Expected a binary model; pass a callable with aggregate='set' for a multi-class AUC."
             )
@@ -127,7 +128,10 @@ def read_measure(
     if measure in OVER_SET and loss.kind in ("class", "binary", "sign"):
         return Accuracy(loss) if measure == "accuracy" else AreaUnderCurve()
     if (measure, loss.kind) in _TABLE:
-        return Measure(measure, _UNITS[measure], _TABLE[measure, loss.kind])
+        function = _TABLE[measure, loss.kind]
+        return Measure(
+            measure, _UNITS[measure], _of_hard_labels(function, measure) if loss.kind == "binary" else function
+        )
     if measure in (*PER_EXAMPLE, *OVER_SET):
         raise ConfigError(
             f"measure={measure!r} has no meaning for loss {loss.name!r}. Expected 'loss', 'prediction' or a callable."
@@ -135,6 +139,20 @@ def read_measure(
     raise ConfigError(
         f"measure={measure!r} is unknown. Expected one of {', '.join((*PER_EXAMPLE, *OVER_SET))} or a callable (outputs, targets) -> (b,)."
     )
+
+
+def _of_hard_labels(function: Callable[[Tensor, Tensor], Tensor], measure: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """The same, refusing soft targets, which have no class to speak of."""
+
+    def values(outputs: Tensor, targets: Tensor) -> Tensor:
+        soft = (targets != 0) & (targets != 1)
+        if bool(soft.any()):
+            raise ConfigError(
+                f"measure={measure!r} found the target {float(targets[soft][0])}. Expected 0 or 1, a class; use measure='loss' or 'prediction' for soft targets."
+            )
+        return function(outputs, targets)
+
+    return values
 
 
 def _callable_measure(

@@ -37,6 +37,8 @@ class Quadratic:
     """r(θ) = ½ Σ dⱼ θⱼ²."""
 
     diagonal: Float[Tensor, "p"]
+    reach: Float[Tensor, "p"] | None = None
+    """Where a bare λ acts and how strongly, where there is no penalty to read it off; everywhere alike by default."""
 
     def value(self, theta: Float[Tensor, "p"]) -> Float[Tensor, ""]:
         """r(θ)."""

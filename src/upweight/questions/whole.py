@@ -101,10 +101,13 @@ def _penalty_move(question: Question, wanted: Penalty) -> Tensor:
 
 def _in_place_of(fitted: Fitted, wanted: Penalty) -> Float[Tensor, "p"]:
     """The diagonal of the new penalty; a bare λ acts on the coordinates that are penalised now."""
-    now = fitted.objective.penalty.diagonal.to(fitted.weights)
-    if isinstance(wanted, int | float) and bool(now.any()):
-        return read_penalty(L2(float(wanted)), fitted.objective.space).diagonal.to(now) * (now > 0)
-    return read_penalty(wanted, fitted.objective.space).diagonal.to(now)
+    now, reach = fitted.objective.penalty.diagonal.to(fitted.weights), fitted.objective.penalty.reach
+    if not isinstance(wanted, int | float):
+        return read_penalty(wanted, fitted.objective.space).diagonal.to(now)
+    new = read_penalty(L2(float(wanted)), fitted.objective.space).diagonal.to(now)
+    if reach is not None:
+        return new * reach.to(now)
+    return new * (now > 0) if bool(now.any()) else new
 
 
 def read_groups(fitted: Fitted, groups: Any) -> tuple[np.ndarray, list[np.ndarray]]:
