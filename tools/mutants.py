@@ -127,8 +127,8 @@ MUTANTS = [
     Mutant(
         "logistic curvature p for p(1 − p)",
         "objective/losses.py",
-        "return p * (1 - p)\n",
-        "return p\n",
+        "return p * (1 - p) / self.outputs\n",
+        "return p / self.outputs\n",
     ),
     Mutant("hinge temperature lost", "objective/losses.py", "p * (1 - p) / self.temperature *", "p * (1 - p) *"),
     Mutant(
@@ -217,8 +217,8 @@ MUTANTS = [
     Mutant(
         "buffers not copied",
         "gradients/vmap.py",
-        'f"model.{name}": value.clone() for name, value in self.objective.model.named_buffers()',
-        'f"model.{name}": value for name, value in self.objective.model.named_buffers()',
+        'buffers = {f"model.{name}": value.clone()',
+        'buffers = {f"model.{name}": value',
     ),
     Mutant(
         "the global seed is moved",
@@ -242,8 +242,8 @@ MUTANTS = [
     Mutant(
         "the penalty not rescaled with the weights",
         "adapters/sklearn.py",
-        "Quadratic(_penalty(final, model, space) / total)",
-        "Quadratic(_penalty(final, model, space))",
+        "Quadratic(_penalty(final, model, space) / total, ",
+        "Quadratic(_penalty(final, model, space), ",
     ),
     Mutant(
         "refits keep the whole penalty",
@@ -366,8 +366,8 @@ MUTANTS = [
     Mutant(
         "padding tokens have a gradient",
         "gradients/capture.py",
-        "for g in leading], 1) * known",
-        "for g in leading], 1)",
+        "joined * self.index(place).ne(padding).unsqueeze(2)",
+        "joined",
     ),
     Mutant(
         "damping relative to the sum of the eigenvalues",
