@@ -525,3 +525,13 @@ def test_a_check_in_which_nothing_moves_has_no_slope_and_does_not_break():
         line.check(data.query, refits=2, train=lambda weights, seed: None)
     with refused(E.ConfigError, "k=-1"):
         line.mislabeled(-1)
+
+
+def test_taking_a_softmax_s_penalty_away_leaves_its_gauge_and_not_a_singular_matrix():
+    data = classification(n=200, p=3, classes=3)
+    fitted = LogisticRegression(C=0.05, tol=1e-10, max_iter=5000).fit(data.X, data.y)
+    free = LogisticRegression(C=np.inf, tol=1e-10, max_iter=5000).fit(data.X, data.y)
+    found = uw.from_sklearn(fitted, data.X, data.y).change_penalty(0.0, data.query, measure="probability").values[:, 0]
+    rows = np.arange(4), data.yt
+    true = free.predict_proba(data.Xt)[rows] - fitted.predict_proba(data.Xt)[rows]
+    assert pearson(true, found) > 0.99 and 0.8 < slope(true, found) < 1.2

@@ -7,6 +7,7 @@ import tempfile
 import warnings
 
 import torch
+from kron import ekfac_scores
 from measured import Row
 from softmax.problem import PENALTY, plain_epoch, torch_problem
 from torch.utils.data import DataLoader, TensorDataset
@@ -69,37 +70,7 @@ def dattri(row: Row, model, X, y, Xt, yt, kind: str):
 
 def kronfluence(row: Row, model, X, y, Xt, yt):
     """EK-FAC, an approximation: not a road to the exact answer."""
-    from kronfluence.analyzer import Analyzer, prepare_model
-    from kronfluence.arguments import FactorArguments, ScoreArguments
-    from kronfluence.task import Task
-
-    class Softmax(Task):
-        def compute_train_loss(self, batch, model, sample=False):
-            outputs = model(batch[0])
-            targets = torch.multinomial(outputs.softmax(1), 1).squeeze(1) if sample else batch[1]
-            return torch.nn.functional.cross_entropy(outputs, targets, reduction="sum")
-
-        def compute_measurement(self, batch, model):
-            return torch.nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="sum")
-
-    task, model = Softmax(), torch.nn.Sequential(model)
-    with tempfile.TemporaryDirectory() as folder:
-        analyzer = Analyzer("softmax", prepare_model(model, task), task, cpu=True, output_dir=folder, disable_tqdm=True)
-        with row.phase("fit"):
-            analyzer.fit_all_factors(
-                "ekfac", TensorDataset(X, y), per_device_batch_size=1000, factor_args=FactorArguments("ekfac")
-            )
-        with row.phase("score"):
-            analyzer.compute_pairwise_scores(
-                "scores",
-                "ekfac",
-                TensorDataset(Xt, yt),
-                TensorDataset(X, y),
-                per_device_query_batch_size=100,
-                per_device_train_batch_size=1000,
-                score_args=ScoreArguments(damping_factor=PENALTY),
-            )
-            return analyzer.load_pairwise_scores("scores")["all_modules"].numpy() / len(X)
+    return ekfac_scores(row, torch.nn.Sequential(model), X, y, Xt, yt, PENALTY)
 
 
 ROWS = {

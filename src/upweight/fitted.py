@@ -266,7 +266,7 @@ class Fitted:
     def _iterative(self, exact: LinearHessian) -> BlockCG:
         fast = exact.single()
         gauge = None if self.damping else shift_gauge(self.objective, exact)
-        mean = typical_product(exact, self.objective.theta.double())
+        mean = typical_product(exact, self.objective.theta.double()) if self.damping else 1.0
         verdict = Verdict(
             "block conjugate gradients",
             damping=self.damping,

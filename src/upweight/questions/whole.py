@@ -95,7 +95,7 @@ def _penalty_move(question: Question, wanted: Penalty) -> Tensor:
     order = _group_order(question)
     if order == "first":
         return -(gradient @ fitted.inverse.T)
-    move = _retained(fitted, torch.diag(after - before), gradient, f"changing the penalty to {wanted}")
+    move = _retained(fitted, torch.diag(after - before), gradient, f"changing the penalty to {wanted}", after)
     return _second_step(fitted, move, fitted.weights, after) if order == "two_newton" else move
 
 
@@ -173,7 +173,7 @@ def _second_step(fitted: Fitted, move: Tensor, weights: Tensor, penalty: Tensor)
     theta = fitted.objective.theta.to(move) + move
     left = remaining.gradient(theta) - pending
     curvature = remaining.hessian(theta)
-    gauge = None if fitted.damping else shift_gauge(fitted.objective, curvature)
+    gauge = None if fitted.damping else shift_gauge(fitted.objective, curvature, penalty)
     try:
         step = -(left @ inverse(curvature.damped(fitted.damping), gauge).T)
     except IndefiniteCurvature:
@@ -221,7 +221,7 @@ def _curvature_of(fitted: Fitted, change: Reweighting) -> Float[Tensor, "p p"]:
     return total
 
 
-def _retained(fitted: Fitted, curvature: Tensor, gradient: Tensor, what: str) -> Tensor:
+def _retained(fitted: Fitted, curvature: Tensor, gradient: Tensor, what: str, penalty: Tensor | None = None) -> Tensor:
     total = Dense(fitted.curvature.matrix + curvature, is_symmetric=True)
-    gauge = None if fitted.damping else shift_gauge(fitted.objective, total)
+    gauge = None if fitted.damping else shift_gauge(fitted.objective, total, penalty)
     return retained_step(total.damped(fitted.damping), gradient, gauge, what)
