@@ -15,11 +15,13 @@ from upweight.influence.changes import Changes
 from upweight.influence.effects import Effects
 from upweight.influence.newton import NewtonStep, stacked, undropped_step
 from upweight.influence.parameters import ParameterInfluence
+from upweight.linop import BlockDiagonal
 from upweight.objective import Examples
 from upweight.objective.data import Chosen
 from upweight.questions.question import Question
 from upweight.questions.terms import Tile, new_tiles, point_tiles, terms
 from upweight.tiles import DenseJacobian
+from upweight.tiles.layer_jacobians import layer_sandwich, sum_of
 
 
 def drop(question: Question, which: Any) -> Effects:
@@ -94,6 +96,8 @@ def add(question: Question, data: Any) -> Effects:
 def self_influence(fitted: Fitted) -> np.ndarray:
     """wᵢ gᵢᵀH⁻¹gᵢ, (n,)."""
     fitted.stationarity.warn()
+    if fitted.structured:
+        return _own_of_blocks(fitted) * fitted.weights.cpu().numpy()
     units = torch.ones_like(fitted.weights)
     own = _own(fitted, units, lambda changes, a: torch.einsum("ko,kox,kx->k", changes.push, a, changes.push))
     return own * fitted.weights.cpu().numpy()
@@ -137,6 +141,19 @@ def _own(fitted: Fitted, amounts: Tensor, of: Callable[[Changes, Float[Tensor, "
         of(changes, changes.jacobian.sandwich(inverse).double())
         for _, changes in terms(fitted, fitted.objective.examples, amounts)
     ]
+    return torch.cat(parts).cpu().numpy()
+
+
+def _own_of_blocks(fitted: Fitted) -> np.ndarray:
+    """gᵢᵀPgᵢ layer by layer: one backward pass an example, and nothing of size p."""
+    operator = fitted.block_inverse.operator
+    assert isinstance(operator, BlockDiagonal)
+    blocks, loss = {layout.places: block for layout, block in operator.parts}, fitted.objective.loss
+    parts = []
+    for _, batch in fitted.engine.batches():
+        outputs, targets, jacobian = fitted.engine.linearised(batch)
+        layers = jacobian.pulled([loss.gradient(outputs, targets)])
+        parts.append(sum_of([layer_sandwich(layer, blocks[layer.layout.places]).double() for layer in layers])[:, 0, 0])
     return torch.cat(parts).cpu().numpy()
 
 
