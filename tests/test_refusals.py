@@ -196,7 +196,7 @@ def test_damping_is_reported_in_its_own_units_and_in_mean_eigenvalues():
     damped = study(damping=0.25)
     with pytest.warns(E.NotStationaryWarning):
         effects = damped.upweight((X, Y))
-    mean = float(damped.fitted.curvature.matrix.diagonal().mean())
+    mean = float(damped.fitted.exact.curvature.matrix.diagonal().mean())
     assert f"damping 0.25 ({0.25 / mean:.2g} of the mean eigenvalue)" in effects.verdict
 
 
@@ -420,7 +420,7 @@ def test_the_newton_estimand_of_a_network_uses_its_whole_hessian_to_first_order(
     model = mlp(3, 4, 3, 0)
     problem = classification(n=20, p=3, classes=3)
     net = uw.Study(model, (problem.X, problem.y), loss="cross_entropy", penalty=0.5, protocol="fixed_total")
-    s, H = net.fitted.pending, net.fitted.curvature.matrix
+    s, H = net.fitted.pending, net.fitted.exact.curvature.matrix
     with pytest.warns(E.NotStationaryWarning):
         found = net.drop(problem.query, order="newton", estimand="newton", measure="prediction", which=[2, 9])
     for column, i in enumerate([2, 9]):

@@ -86,12 +86,14 @@ MUTANTS = [
         "shape = (-1, self.outputs) if self.transposed else (self.outputs, -1)",
         "shape = (self.outputs, -1) if self.transposed else (-1, self.outputs)",
     ),
-    Mutant("protocol swapped", "fitted.py", 'if self.protocol == "fixed_total"', 'if self.protocol == "fixed_mean"'),
+    Mutant(
+        "protocol swapped", "fitted/fitted.py", 'if self.protocol == "fixed_total"', 'if self.protocol == "fixed_mean"'
+    ),
     Mutant(
         "the penalty's share never leaves H",
-        "fitted.py",
-        "add_(share * self.objective",
-        "add_(0.0 * share * self.objective",
+        "fitted/exact.py",
+        "add_(share * self.engine",
+        "add_(0.0 * share * self.engine",
     ),
     Mutant(
         "H for Hᵀ in the LU solve",
@@ -111,7 +113,7 @@ MUTANTS = [
         "return question.fitted.objective.examples.ids[places]",
         "return question.fitted.objective.examples.ids[places - 1]",
     ),
-    Mutant("ids taken for positions", "fitted.py", "[self._places[item] for item", "[int(item) for item"),
+    Mutant("ids taken for positions", "fitted/fitted.py", "[self._places[item] for item", "[int(item) for item"),
     Mutant(
         "softmax curvature without its outer product",
         "objective/losses.py",
@@ -148,9 +150,9 @@ MUTANTS = [
     ),
     Mutant(
         "A11: the pending step's sign",
-        "fitted.py",
-        "return self.stationarity.gradient @ self.inverse.T",
-        "return -self.stationarity.gradient @ self.inverse.T",
+        "fitted/fitted.py",
+        "return self.stationarity.gradient @ self.exact.inverse.T",
+        "return -self.stationarity.gradient @ self.exact.inverse.T",
     ),
     Mutant(
         "leverage corrected the wrong way",
@@ -302,8 +304,8 @@ MUTANTS = [
     ),
     Mutant(
         "block CG ignores the gauge",
-        "fitted.py",
-        "gauge = None if self.damping else shift_gauge(self.objective, exact)",
+        "fitted/iterative.py",
+        "gauge = None if exact.damping else shift_gauge(objective, hessian)",
         "gauge = None",
     ),
     Mutant(
@@ -318,8 +320,8 @@ MUTANTS = [
     Mutant(
         "a small group loses its share of the penalty",
         "questions/whole.py",
-        "one, solver = Changes(jacobian, push, curvature, share)",
-        "one, solver = Changes(jacobian, push, curvature, 0.0)",
+        "Changes(jacobian, push, lambda: curvature, share)",
+        "Changes(jacobian, push, lambda: curvature, 0.0)",
     ),
     Mutant(
         "damping is not added",
@@ -426,8 +428,8 @@ MUTANTS = [
     Mutant(
         "another penalty to first order: flipped sign",
         "questions/whole.py",
-        '    if order == "first":\n        return -(gradient @ fitted.inverse.T)\n    move = _retained',
-        '    if order == "first":\n        return gradient @ fitted.inverse.T\n    move = _retained',
+        '    if order == "first":\n        return -(gradient @ fitted.exact.inverse.T)\n    move = _retained',
+        '    if order == "first":\n        return gradient @ fitted.exact.inverse.T\n    move = _retained',
     ),
     Mutant(
         "accuracy of the worst class",

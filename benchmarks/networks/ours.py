@@ -37,7 +37,7 @@ def main(name: str) -> None:
             protocol="fixed_total",
         )
     with row.phase("fit"):
-        study.fitted.block_inverse  # noqa: B018 - computes the factors
+        study.fitted.blocked.inverse  # noqa: B018 - computes the factors
     with row.phase("score"):
         effects = study.drop((Xt, yt), order="first")
     if what == "self":

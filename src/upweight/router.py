@@ -88,3 +88,8 @@ def route_group(outputs: int, p: int) -> str:
     retained   factor what remains: p³/3
     """
     return "woodbury" if WOODBURY_SHARE * outputs < p else "retained"
+
+
+def keeps_directions(p: int, rows: int, item: int, budget: int) -> bool:
+    """Whether block conjugate gradients may keep every direction and its product for the steps usually needed."""
+    return 2 * EXPECTED_STEPS * rows * p * item <= budget // 4

@@ -76,7 +76,7 @@ def test_the_correction_solves_with_h_and_not_with_its_transpose():
     J, a = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((3, 2, 7), (3, 2)))
     M = 0.1 * torch.randn(3, 2, 2, generator=generator, dtype=torch.float64)
     inverse = uw.inverse(Dense(H))
-    changes = Changes(DenseJacobian(J), a, M)
+    changes = Changes(DenseJacobian(J), a, lambda: M)
     moves = -(changes.block(corrected(changes, inverse).push).dense() @ inverse.T)
     for k in range(3):
         expected = -torch.linalg.solve(H + J[k].T @ M[k] @ J[k], J[k].T @ a[k])

@@ -10,7 +10,8 @@ from torch import nn
 
 import upweight as uw
 from cases import classification, pearson, slope
-from upweight.curvature.gauss_newton import GaussNewton
+from upweight.curvature.gauss_newton import Differentiated, GaussNewton, curvature_products
+from upweight.fitted.iterative import Network
 from upweight.linop import BlockDiagonal, KroneckerEigen
 from upweight.questions.question import Question
 from upweight.tiles.pairs import prepare_pairs, separate
@@ -37,8 +38,8 @@ def test_upweight_is_the_formula_with_the_blocks_written_out(name, curvature, pr
     C, T = uw.rows(study.objective).dense(), uw.rows(study.objective, query).dense()
     if protocol == "fixed_mean":
         C = C + study.fitted.penalty_gradient
-    P = study.fitted.block_inverse.dense()
-    damped = uw.curvature.damped(study.fitted.blocks, uw.Relative(0.1)).dense()
+    P = study.fitted.blocked.inverse.dense()
+    damped = uw.curvature.damped(study.fitted.blocked.curvature, uw.Relative(0.1)).dense()
     torch.testing.assert_close(P @ damped, torch.eye(len(P), dtype=torch.float64), atol=1e-8, rtol=0)
     expected = -(T @ P @ C.T).numpy()
     found = study.upweight(query)
@@ -51,13 +52,13 @@ def test_a_separable_product_keeps_within_its_measured_error():
     data = classification(n=150, p=30, classes=3)
     model = nn.Sequential(nn.Linear(30, 40), nn.Tanh(), nn.Linear(40, 3)).double().eval()
     study = uw.Study(model, (data.X, data.y), loss="cross_entropy", curvature="ekfac")
-    operator = study.fitted.block_inverse.operator
+    operator = study.fitted.blocked.inverse.operator
     measured = Question(study.fitted, data.query).measured
     sample = study.fitted.engine.gradients(study.objective.examples.read(slice(0, 150)))
-    exact = prepare_pairs(measured.layers(), operator, study.fitted.blocks, sample, 150, force="written").against(
-        sample
-    )
-    pairs = prepare_pairs(measured.layers(), operator, study.fitted.blocks, sample, 150, force="separable")
+    exact = prepare_pairs(
+        measured.layers(), operator, study.fitted.blocked.curvature, sample, 150, force="written"
+    ).against(sample)
+    pairs = prepare_pairs(measured.layers(), operator, study.fitted.blocked.curvature, sample, 150, force="separable")
     found = pairs.against(sample)
     error = float((found - exact).norm() / exact.norm())
     reported = float(pairs.rules.split("measured error ")[1].rstrip("%)")) / 100
@@ -79,7 +80,7 @@ def test_separating_a_product_needs_one_rank_and_more_ranks_never_hurt_where_the
 @pytest.mark.parametrize("name", ["linear", "conv2d", "layer norm", "tied"])
 def test_self_influence_and_leverage_are_their_quadratic_forms(name, curvature):
     study, _ = study_of(name, curvature)
-    P, C = study.fitted.block_inverse.dense(), uw.rows(study.objective).dense()
+    P, C = study.fitted.blocked.inverse.dense(), uw.rows(study.objective).dense()
     own = torch.einsum("np,pq,nq->n", C, P, C).numpy() / N
     np.testing.assert_allclose(study.self_influence(), own, rtol=1e-8)
     batch = study.objective.examples.read(slice(0, N))
@@ -93,7 +94,7 @@ def test_self_influence_and_leverage_are_their_quadratic_forms(name, curvature):
 @pytest.mark.parametrize("measure", ["loss", "margin"])
 def test_the_corrected_drop_is_the_k_by_k_solve_written_out(name, measure):
     study, query = study_of(name, "ekfac", protocol="fixed_total", damping=uw.Relative(3.0))
-    P = study.fitted.block_inverse.dense()
+    P = study.fitted.blocked.inverse.dense()
     batch = study.objective.examples.read(slice(0, N))
     eta, targets, jacobian = study.fitted.engine.linearised(batch)
     eta_q, targets_q, jacobian_q = study.fitted.engine.linearised(study.objective.examples.read(slice(0, 3)))
@@ -130,9 +131,9 @@ def test_damping_is_relative_to_each_block_or_absolute():
     relative, _ = study_of("linear", "ekfac", damping=uw.Relative(0.5))
     absolute, _ = study_of("linear", "ekfac", damping=0.3)
     for (_, block), (_, inverted), (_, other) in zip(
-        relative.fitted.blocks.parts,
-        relative.fitted.block_inverse.operator.parts,
-        absolute.fitted.block_inverse.operator.parts,
+        relative.fitted.blocked.curvature.parts,
+        relative.fitted.blocked.inverse.operator.parts,
+        absolute.fitted.blocked.inverse.operator.parts,
     ):
         assert isinstance(block, KroneckerEigen)
         torch.testing.assert_close(
@@ -163,7 +164,7 @@ def test_a_network_s_ekfac_effects_follow_real_refits():
 
 def test_a_block_diagonal_matrix_equals_its_dense_twin():
     study, _ = study_of("conv2d", "ekfac")
-    operator = study.fitted.blocks
+    operator = study.fitted.blocked.curvature
     assert isinstance(operator, BlockDiagonal) and operator.symmetric
     rows = torch.randn(4, operator.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     torch.testing.assert_close(rows @ operator, rows @ operator.dense())
@@ -172,13 +173,41 @@ def test_a_block_diagonal_matrix_equals_its_dense_twin():
     assert uw.curvature.mean_eigenvalue(operator) == pytest.approx(float(operator.dense().diagonal().mean()))
 
 
-@pytest.mark.parametrize("name", ["linear", "conv2d", "layer norm", "attention", "free parameter"])
+PRODUCTS = ["linear", "conv2d", "layer norm", "attention", "free parameter", "tied"]
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
 def test_gauss_newton_products_equal_the_matrix(name):
     study, _ = study_of(name, "ggn")
-    operator = GaussNewton(study.fitted.engine, 0.3, torch.float64)
+    engine = study.fitted.engine
+    captured = curvature_products(engine, "ggn", 0.3, torch.float64)
+    objective = study.objective
+    differentiated = Differentiated(engine, objective.examples, 1.0, captured.diagonal, torch.float64)
+    rows = torch.randn(3, captured.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matrix = uw.curvature.ggn(objective).damped(0.3).dense()
+    assert isinstance(captured, GaussNewton)
+    for operator in (captured, differentiated):
+        torch.testing.assert_close(rows @ operator, rows @ matrix, atol=1e-10, rtol=1e-8)
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_of_the_hessian_equal_the_matrix(name):
+    study, _ = study_of(name, "hessian")
+    operator = curvature_products(study.fitted.engine, "hessian", 0.3, torch.float64)
     rows = torch.randn(3, operator.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    matrix = uw.curvature.ggn(study.objective).damped(0.3).dense()
+    matrix = uw.curvature.hessian(study.objective).damped(0.3).dense()
     torch.testing.assert_close(rows @ operator, rows @ matrix, atol=1e-10, rtol=1e-8)
+
+
+def test_minibatches_stand_for_the_whole_training_set_on_average():
+    study, _ = study_of("linear", "ggn", solver="block_cg")
+    network = Network(study.fitted.blocked, "ggn")
+    rows = torch.randn(2, study.objective.space.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    found = torch.stack([rows @ network.sampled(generator, 5) for _ in range(400)]).mean(0)
+    whole = rows @ network.products()
+    assert float((found - whole).norm() / whole.norm()) < 0.1
+    assert float((rows @ network.sampled(generator, 5) - whole).norm() / whole.norm()) > 0.01
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

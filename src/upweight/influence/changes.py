@@ -15,7 +15,9 @@ A tile of k changes moves the estimating equation and its Jacobian by
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -29,23 +31,34 @@ MARGIN = 1e-9
 
 @dataclass(frozen=True)
 class Changes:
-    """k changes of the objective, each through the outputs of its own example."""
+    """k changes of the objective, each through the outputs of its own example.
+
+    Attributes:
+        bend: M, formed only when it is asked for: first-order answers need none, and it is o × o an example.
+    """
 
     jacobian: Jacobian
     push: Float[Tensor, "k o"]
-    curvature: Float[Tensor, "k o o"]
+    bend: Callable[[], Float[Tensor, "k o o"]]
     share: float = 0.0
     rest: Float[Tensor, "k p"] | None = None
+
+    @cached_property
+    def curvature(self) -> Float[Tensor, "k o o"]:
+        """M."""
+        return self.bend()
 
     def moved(self, pending: Float[Tensor, "p"]) -> Changes:
         """The same changes against H's pending Newton step s: Δψ − ΔH s, for `estimand="newton"`."""
         along = self.jacobian.jvp(pending.unsqueeze(0)).squeeze(2)  # (k, o)
-        return Changes(self.jacobian, self.push - _times(self.curvature, along), self.curvature, self.share, self.rest)
+        return replace(self, push=self.push - _times(self.curvature, along))
 
     def select(self, chosen: Int[Tensor, "j"]) -> Changes:
         """Some of the changes."""
         rest = None if self.rest is None else self.rest[chosen]
-        return Changes(self.jacobian.select(chosen), self.push[chosen], self.curvature[chosen], self.share, rest)
+        return Changes(
+            self.jacobian.select(chosen), self.push[chosen], lambda: self.curvature[chosen], self.share, rest
+        )
 
     def block(self, push: Float[Tensor, "k o"] | None = None) -> Block:
         """The rows Jᵀa, or Jᵀu for another push u."""

@@ -33,6 +33,12 @@ class Loss(ABC):
     def hessian(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b o o"]:
         """Λ = ∇²_η ℓ."""
 
+    def hessian_times(
+        self, outputs: Float[Tensor, "b o"], targets: Tensor, shifts: Float[Tensor, "b o k"]
+    ) -> Float[Tensor, "b o k"]:
+        """Λ times k shifts of the outputs."""
+        return self.hessian(outputs, targets).to(shifts.dtype) @ shifts
+
     @abstractmethod
     def prepare(
         self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()

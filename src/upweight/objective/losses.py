@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from upweight._typing import Float, Tensor
 from upweight.errors import ConfigError, LabelError, ShapeError
 from upweight.objective.loss import Loss, ThinHessian
+from upweight.objective.tokens import TokenCrossEntropy
 
 
 @dataclass(frozen=True)
@@ -293,6 +294,7 @@ NAMED: dict[str, Callable[[], Loss]] = {
     "squared_error": SquaredError,
     "poisson": Poisson,
     "smooth_hinge": SmoothHinge,
+    "token_cross_entropy": TokenCrossEntropy,
 }
 
 

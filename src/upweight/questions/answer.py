@@ -37,9 +37,7 @@ def first_order(
 ) -> Answer:
     """−T H⁻¹ Cᵀ; rows=None means the parameters themselves, T = I."""
     if rows is None:
-        solved, verdict = fitted.inverse.dense(), fitted.inverse.verdict
-    elif fitted.structured:
-        solved, verdict = rows @ fitted.block_inverse, fitted.block_inverse.verdict
+        solved, verdict = fitted.exact.inverse.dense(), fitted.exact.inverse.verdict
     else:
         solution = fitted.row_inverse(len(rows)).solve(rows)
         solved, verdict = solution.rows, solution.verdict
@@ -51,13 +49,13 @@ def first_order(
 
 def by_layers(fitted: Fitted, tiles: Iterable[Tile], count: int, measured: Measurement, pull: Tensor) -> Answer:
     """−T P Cᵀ for a block-diagonal P: pairs of queries and changes from their factors, and nothing of size m × p."""
-    operator = fitted.block_inverse.operator
+    operator = fitted.blocked.inverse.operator
     assert isinstance(operator, BlockDiagonal)
     pairs, shared, values = None, None, torch.empty(0)
     for tile in tiles:
         block = tile.changes.block()
         if pairs is None:
-            pairs = prepare_pairs(measured.layers(), operator, fitted.blocks, block, count)
+            pairs = prepare_pairs(measured.layers(), operator, fitted.blocked.curvature, block, count)
             values = torch.empty(count, pairs.count, dtype=torch.float64)
         found = pairs.against(block)
         if tile.changes.share:
@@ -65,7 +63,7 @@ def by_layers(fitted: Fitted, tiles: Iterable[Tile], count: int, measured: Measu
             found = found + tile.changes.share * shared
         values[tile.columns] = found.neg_().double().cpu()
     assert pairs is not None
-    verdict = fitted.block_inverse.verdict
+    verdict = fitted.blocked.inverse.verdict
     return Answer(values.T, "first", replace(verdict, method=f"{verdict.method}; {pairs.rules}"))
 
 
@@ -117,9 +115,9 @@ def _side_by_layers(
     fitted: Fitted, measured: Measurement, count: int, pull: Tensor, sample: Changes
 ) -> Callable[[Changes, Tensor], Tensor]:
     """(changes, push) ↦ results (r, k) at outputs shifted by −J_q P Jᵀu, from the factors of both."""
-    operator = fitted.block_inverse.operator
+    operator = fitted.blocked.inverse.operator
     assert isinstance(operator, BlockDiagonal)
-    pairs = prepare_pairs(measured.output_layers(), operator, fitted.blocks, sample.block(), count)
+    pairs = prepare_pairs(measured.output_layers(), operator, fitted.blocked.curvature, sample.block(), count)
     shape = tuple(measured.outputs.shape)
     moved = torch.cat([j.jvp((pull @ operator).to(measured.outputs.dtype).unsqueeze(0)) for j in measured.jacobians])
 

@@ -114,7 +114,7 @@ def newton_step(fitted: Fitted, which: Any, epsilon: float) -> NewtonStep:
     Raises:
         ConfigError: the study's curvature is another matrix, or a damped one.
     """
-    if fitted.kind != "hessian" or fitted.damping:
+    if fitted.kind != "hessian" or fitted.exact.damping:
         raise ConfigError(
             f"newton_step found curvature={fitted.kind!r} with damping {fitted.settings.damping}. Expected the exact Hessian without damping: build the study with neither."
         )
@@ -127,10 +127,12 @@ def newton_step(fitted: Fitted, which: Any, epsilon: float) -> NewtonStep:
         curvature = fitted.engine.hessian(one, weight)
         curvature.diagonal().add_(share * fitted.objective.penalty.diagonal.to(curvature))
         gradient = fitted.stationarity.gradient
-        steps.append(undropped_step(fitted.curvature.matrix, gradient, curvature, row, float(epsilon), fitted.gauge))
+        steps.append(
+            undropped_step(fitted.exact.curvature.matrix, gradient, curvature, row, float(epsilon), fitted.exact.gauge)
+        )
         rows.append(row)
     constant = stacked([-fitted.pending] * len(places))
-    contribution = float(epsilon) * stacked([-(row @ fitted.inverse.T) for row in rows])
+    contribution = float(epsilon) * stacked([-(row @ fitted.exact.inverse.T) for row in rows])
     return NewtonStep(fitted.objective.examples.ids[places], float(epsilon), stacked(steps), constant, contribution)
 
 
@@ -146,7 +148,7 @@ def _own(fitted: Fitted, amounts: Tensor, of: Callable[[Changes, Float[Tensor, "
 
 def _own_of_blocks(fitted: Fitted) -> np.ndarray:
     """gᵢᵀPgᵢ layer by layer: one backward pass an example, and nothing of size p."""
-    operator = fitted.block_inverse.operator
+    operator = fitted.blocked.inverse.operator
     assert isinstance(operator, BlockDiagonal)
     blocks, loss = {layout.places: block for layout, block in operator.parts}, fitted.objective.loss
     parts = []
@@ -171,8 +173,12 @@ def _relabelled(fitted: Fitted, places: np.ndarray, labels: list[Any]) -> Iterat
         changed = loss.prepare(outputs.reshape(len(outputs), *trailing), wanted, part.ids[where])[1]
         weights = fitted.weights[places[where]]
         push = (loss.gradient(outputs, changed) - loss.gradient(outputs, targets)).double() * weights[:, None]
-        curvature = (loss.hessian(outputs, changed) - loss.hessian(outputs, targets)).double() * weights[:, None, None]
-        yield Tile(where, Changes(jacobian, push, curvature))
+
+        def bend(outputs=outputs, changed=changed, targets=targets, weights=weights) -> Tensor:
+            difference = loss.hessian(outputs, changed) - loss.hessian(outputs, targets)
+            return difference.double() * weights[:, None, None]
+
+        yield Tile(where, Changes(jacobian, push, bend))
 
 
 def _replaced(fitted: Fitted, places: np.ndarray, examples: Examples) -> Iterator[Tile]:
@@ -181,5 +187,9 @@ def _replaced(fitted: Fitted, places: np.ndarray, examples: Examples) -> Iterato
     leaving = terms(fitted, Chosen(fitted.objective.examples, places), -weights)
     for (where, old), (_, new) in zip(leaving, terms(fitted, examples, weights), strict=True):
         jacobian = DenseJacobian(torch.cat([old.jacobian.dense(), new.jacobian.dense()], 1))
-        curvature = torch.stack([torch.block_diag(*pair) for pair in zip(old.curvature, new.curvature, strict=True)])
-        yield Tile(where, Changes(jacobian, torch.cat([old.push, new.push], 1), curvature))
+
+        def bend(old=old, new=new) -> Tensor:
+            pairs = zip(old.curvature, new.curvature, strict=True)
+            return torch.stack([torch.block_diag(*pair) for pair in pairs])
+
+        yield Tile(where, Changes(jacobian, torch.cat([old.push, new.push], 1), bend))

@@ -15,7 +15,7 @@ from upweight._typing import Float, Tensor
 from upweight.curvature.fisher import MOST_LABELS
 from upweight.errors import ApproximationWarning, ConfigError, NonFiniteGradient
 from upweight.fitted import Fitted
-from upweight.gradients import LinearEngine
+from upweight.fitted.settings import ITERATIVE
 from upweight.influence.effects import Effects
 from upweight.questions.answer import Answer, at_first_moves, at_newton_steps, by_layers, first_order
 from upweight.questions.measuring import Measurement, measurement
@@ -76,7 +76,7 @@ class Question:
                 fitted.objective.outputs <= MOST_LABELS and self.measure != "parameters" and self.estimand == "response"
             )
             return "newton" if few else "first"
-        return "newton" if fitted.fits and fitted.settings.solver != "block_cg" else "first"
+        return "newton" if fitted.exact.fits and fitted.settings.solver not in ITERATIVE else "first"
 
     @cached_property
     def pending(self) -> Float[Tensor, "p"] | None:
@@ -158,7 +158,7 @@ class Question:
 
     def _said(self, answer: Answer) -> list[str]:
         fitted, said = self.fitted, []
-        if answer.order != "first" and not isinstance(fitted.engine, LinearEngine):
+        if answer.order != "first" and not fitted.linear:
             said.append("Each point's own curvature is taken through the outputs (Gauss-Newton)")
         if self.order == "auto":
             said.append(self._instead(answer))
@@ -179,7 +179,7 @@ class Question:
     def _instead(self, answer: Answer) -> str:
         """Which order was taken, and what the other would have cost."""
         o = self.fitted.objective
-        costs = order_costs(o.count, o.space.size, len(answer.values), isinstance(self.fitted.engine, LinearEngine))
+        costs = order_costs(o.count, o.space.size, len(answer.values), self.fitted.linear)
         if self.fitted.structured:
             passes = o.outputs if answer.order == "first" else 1
             return f"order={'newton' if answer.order == 'first' else 'first'!r} takes {passes} backward pass{'es' * (passes > 1)} an example"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from upweight._typing import Batch, Float, Tensor
 from upweight.fitted import Fitted
-from upweight.gradients import LinearEngine
 from upweight.influence.changes import Changes
-from upweight.objective import Examples
+from upweight.objective import Examples, Loss
 from upweight.objective.data import Chosen
 
 
@@ -35,12 +35,15 @@ def terms(
         outputs, targets, jacobian = fitted.engine.linearised(batch, examples.ids[where])
         amount = amounts[where]
         push = loss.gradient(outputs, targets).double() * amount[:, None]
-        curvature = loss.hessian(outputs, targets).double() * amount[:, None, None]
-        changes = Changes(jacobian, push, curvature)
+        changes = Changes(jacobian, push, partial(_bend, loss, outputs, targets, amount))
         if pending is not None:
             rest = _beyond_outputs(fitted, batch, changes, amount, pending)
             changes = replace(changes.moved(pending), rest=rest)
         yield where, changes
+
+
+def _bend(loss: Loss, outputs: Tensor, targets: Tensor, amount: Float[Tensor, "k"]) -> Float[Tensor, "k o o"]:
+    return loss.hessian(outputs, targets).double() * amount[:, None, None]
 
 
 def point_tiles(
@@ -62,7 +65,7 @@ def new_tiles(
 
 def _beyond_outputs(fitted: Fitted, batch: Batch, changes: Changes, amount: Tensor, pending: Tensor) -> Tensor | None:
     """−εᵢ(Hᵢ − JᵢᵀΛᵢJᵢ)s: the model's own curvature, which a linear model has none of."""
-    if isinstance(fitted.engine, LinearEngine):
+    if fitted.linear:
         return None
     along = changes.jacobian.jvp(pending.unsqueeze(0))  # (k, o, 1)
     through = changes.block((changes.curvature @ along).squeeze(2)).dense()

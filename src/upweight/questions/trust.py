@@ -10,7 +10,7 @@ import torch
 from upweight.curvature import mean_eigenvalue
 from upweight.errors import IndefiniteCurvature, plain
 from upweight.fitted import Fitted
-from upweight.gradients import LinearEngine, Stationarity
+from upweight.gradients import Stationarity
 from upweight.questions.points import leverage
 from upweight.solve import CholeskyInverse, Verdict
 from upweight.solve.direct import ILL_CONDITIONED, lowest_eigenvalue
@@ -101,7 +101,7 @@ class Trust:
 def trust(fitted: Fitted) -> Trust:
     """Measure everything a reader needs before believing a number; what fails is itself a finding."""
     try:
-        inverse = fitted.block_inverse if fitted.structured else fitted.inverse
+        inverse = fitted.row_inverse(1) if fitted.structured or fitted.iterates else fitted.exact.inverse
     except IndefiniteCurvature as error:
         return _without_inverse(fitted, str(error))
     owned = leverage(fitted)
@@ -111,13 +111,13 @@ def trust(fitted: Fitted) -> Trust:
         stationarity=fitted.stationarity,
         pending_shift=_pending_shift(fitted) if exact else float("nan"),
         lowest_curvature=inverse.lowest_eigenvalue() if exact else float("nan"),
-        mean_curvature=mean_eigenvalue(fitted.curvature if exact else fitted.blocks),
+        mean_curvature=fitted.mean_curvature,
         damping_share=inverse.verdict.damping_share,
         solver=inverse.verdict,
         mean_leverage=float(owned.mean()),
         highest_leverage=float(owned[top]),
         highest_point=plain(fitted.objective.examples.ids[top]),
-        convex=isinstance(fitted.engine, LinearEngine),
+        convex=fitted.linear,
         notes=fitted.adapted.notes,
     )
 
@@ -127,14 +127,14 @@ def _without_inverse(fitted: Fitted, why: str) -> Trust:
     return Trust(
         stationarity=fitted.stationarity,
         pending_shift=nothing,
-        lowest_curvature=lowest_eigenvalue(fitted.curvature.matrix),
-        mean_curvature=mean_eigenvalue(fitted.curvature),
-        damping_share=fitted.damping / mean_eigenvalue(fitted.curvature),
+        lowest_curvature=lowest_eigenvalue(fitted.exact.curvature.matrix),
+        mean_curvature=mean_eigenvalue(fitted.exact.curvature),
+        damping_share=fitted.exact.damping / mean_eigenvalue(fitted.exact.curvature),
         solver=why,
         mean_leverage=nothing,
         highest_leverage=nothing,
         highest_point=None,
-        convex=isinstance(fitted.engine, LinearEngine),
+        convex=fitted.linear,
         notes=fitted.adapted.notes,
     )
 

@@ -14,7 +14,6 @@ from upweight._typing import Float, Tensor
 from upweight.curvature import shift_gauge
 from upweight.errors import ConfigError, IndefiniteCurvature, NonFiniteInput, ShapeError, UnitWarning
 from upweight.fitted import Fitted
-from upweight.gradients import LinearEngine
 from upweight.influence.changes import Changes, corrected
 from upweight.influence.effects import Effects
 from upweight.influence.newton import retained_step
@@ -94,7 +93,7 @@ def _penalty_move(question: Question, wanted: Penalty) -> Tensor:
     gradient = (after - before) * fitted.objective.theta.double()
     order = _group_order(question)
     if order == "first":
-        return -(gradient @ fitted.inverse.T)
+        return -(gradient @ fitted.exact.inverse.T)
     move = _retained(fitted, torch.diag(after - before), gradient, f"changing the penalty to {wanted}", after)
     return _second_step(fitted, move, fitted.weights, after) if order == "two_newton" else move
 
@@ -143,7 +142,7 @@ def _effects(question: Question, changes: list[Reweighting], names: np.ndarray, 
 
 def _group_order(question: Question) -> str:
     """For 'auto' two Newton steps where a model is linear: the gradient at the reached θ is then a closed form."""
-    linear = isinstance(question.fitted.engine, LinearEngine)
+    linear = question.fitted.linear
     if question.order == "two_newton" and not linear:
         raise ConfigError(
             "order='two_newton' found a model that is not linear in its parameters. Expected 'auto', 'newton' or 'first' for it."
@@ -173,9 +172,9 @@ def _second_step(fitted: Fitted, move: Tensor, weights: Tensor, penalty: Tensor)
     theta = fitted.objective.theta.to(move) + move
     left = remaining.gradient(theta) - pending
     curvature = remaining.hessian(theta)
-    gauge = None if fitted.damping else shift_gauge(fitted.objective, curvature, penalty)
+    gauge = None if fitted.exact.damping else shift_gauge(fitted.objective, curvature, penalty)
     try:
-        step = -(left @ inverse(curvature.damped(fitted.damping), gauge).T)
+        step = -(left @ inverse(curvature.damped(fitted.exact.damping), gauge).T)
     except IndefiniteCurvature:
         return move
     closer = (remaining.gradient(theta + step) - pending).norm() < left.norm()
@@ -187,9 +186,9 @@ def _one_step(fitted: Fitted, change: Reweighting, order: str) -> Tensor:
     pull = share * fitted.penalty_gradient
     gradient = fitted.engine.gradient(change.amounts, examples=change.examples) + pull
     if order == "first":
-        return -(gradient @ fitted.inverse.T)
+        return -(gradient @ fitted.exact.inverse.T)
     outputs = len(change.amounts) * max(1, int(np.prod(fitted.objective.trailing)))
-    linear = isinstance(fitted.engine, LinearEngine)
+    linear = fitted.linear
     if linear and route_group(outputs, fitted.objective.space.size) == "woodbury":
         move = _woodbury(fitted, change, share)
         if move is not None:
@@ -205,7 +204,7 @@ def _woodbury(fitted: Fitted, change: Reweighting, share: float) -> Tensor | Non
     jacobian = DenseJacobian(torch.cat([part.jacobian.dense() for part in parts]).flatten(0, 1).unsqueeze(0))
     push = torch.cat([part.push for part in parts]).reshape(1, -1)
     curvature = torch.block_diag(*(matrix for part in parts for matrix in part.curvature)).unsqueeze(0)
-    one, solver = Changes(jacobian, push, curvature, share), fitted.inverse_with(share)
+    one, solver = Changes(jacobian, push, lambda: curvature, share), fitted.exact.inverse_with(share)
     correction = corrected(one, solver, fitted.penalty_gradient if share else None)
     if bool(correction.refused.any()):
         return None
@@ -215,13 +214,13 @@ def _woodbury(fitted: Fitted, change: Reweighting, share: float) -> Tensor | Non
 def _curvature_of(fitted: Fitted, change: Reweighting) -> Float[Tensor, "p p"]:
     if fitted.settings.curvature != "ggn":
         return fitted.engine.hessian(change.examples, change.amounts)
-    total = torch.zeros_like(fitted.curvature.matrix)
+    total = torch.zeros_like(fitted.exact.curvature.matrix)
     for _, changes in terms(fitted, change.examples, change.amounts):
         changes.jacobian.add_gram(changes.curvature, total)
     return total
 
 
 def _retained(fitted: Fitted, curvature: Tensor, gradient: Tensor, what: str, penalty: Tensor | None = None) -> Tensor:
-    total = Dense(fitted.curvature.matrix + curvature, is_symmetric=True)
-    gauge = None if fitted.damping else shift_gauge(fitted.objective, total, penalty)
-    return retained_step(total.damped(fitted.damping), gradient, gauge, what)
+    total = Dense(fitted.exact.curvature.matrix + curvature, is_symmetric=True)
+    gauge = None if fitted.exact.damping else shift_gauge(fitted.objective, total, penalty)
+    return retained_step(total.damped(fitted.exact.damping), gradient, gauge, what)

@@ -32,6 +32,11 @@ class Jacobian(ABC):
     def jvp(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "b o k"]:
         """The first-order shift of every output under each of k moves of θ."""
 
+    def pull_sum(self, outputs: Float[Tensor, "b o k"]) -> Float[Tensor, "k p"]:
+        """Σᵢ Jᵢᵀuᵢ for each of k sets of u: the transpose of ``jvp``."""
+        ones = outputs.new_ones(len(self))
+        return torch.stack([self.vjp(u.contiguous()).sum(ones) for u in outputs.unbind(2)])
+
     @abstractmethod
     def sandwich(self, operator: LinearOperator) -> Float[Tensor, "b o o"]:
         """Jᵢ A Jᵢᵀ."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,30 @@ class FactoredJacobian(LayerJacobian):
     def select(self, chosen: Tensor) -> Jacobian:
         return FactoredJacobian(self.inputs[chosen], self.slopes[chosen], self.layout)
 
+    def jvp(self, rows: Tensor) -> Tensor:
+        """One product with all rows' matrices, then one an example with the slopes of all outputs."""
+        matrices = self.layout.matrix(rows).permute(1, 0, 2).flatten(0, 1)  # (o·k, i)
+        found = []
+        for a, g in self._chunks(len(rows), rows.dtype):
+            moved = (a.flatten(0, 1) @ matrices.T).view(len(a), -1, len(rows))  # (b, s·o, k)
+            found.append(g.flatten(2) @ moved)
+        return torch.cat(found)
+
+    def pull_sum(self, outputs: Tensor) -> Tensor:
+        k, total, start = outputs.shape[2], None, 0
+        for a, g in self._chunks(k, outputs.dtype):
+            slopes = g.flatten(2).mT @ outputs[start : start + len(a)]  # (b, s·o, k)
+            part = slopes.view(a.shape[0] * a.shape[1], -1).T @ a.flatten(0, 1)  # (o·k, i)
+            total, start = part if total is None else total.add_(part), start + len(a)
+        assert total is not None
+        return self.layout.rows(total.view(self.layout.outputs, k, -1).transpose(0, 1))
+
+    def _chunks(self, rows: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and slopes, as many examples at a time as leave room for the outputs of every row."""
+        size = chunk(self.inputs.shape[1] * self.layout.outputs * rows, dtype.itemsize)
+        for a, g in zip(self.inputs.split(size), self.slopes.split(size), strict=True):
+            yield a.to(dtype), g.to(dtype)
+
 
 @dataclass(frozen=True)
 class PlacedJacobian(LayerJacobian):
@@ -41,6 +66,14 @@ class PlacedJacobian(LayerJacobian):
 
     def select(self, chosen: Tensor) -> Jacobian:
         return PlacedJacobian(self.slopes[chosen], self.layout)
+
+    def jvp(self, rows: Tensor) -> Tensor:
+        return self.slopes.to(rows.dtype) @ self.layout.gather(rows).T  # (b, o, k)
+
+    def pull_sum(self, outputs: Tensor) -> Tensor:
+        total = outputs.new_zeros(outputs.shape[2], self.layout.size)
+        self.layout.scatter(torch.einsum("bok,boq->kq", outputs, self.slopes.to(outputs.dtype)), total)
+        return total
 
 
 @dataclass(frozen=True)
@@ -76,6 +109,9 @@ class JacobianSum(Jacobian):
 
     def jvp(self, rows: Tensor) -> Tensor:
         return sum_of([part.jvp(rows) for part in self.parts])
+
+    def pull_sum(self, outputs: Tensor) -> Tensor:
+        return sum_of([part.pull_sum(outputs) for part in self.parts])
 
     def sandwich(self, operator: LinearOperator) -> Tensor:
         if not isinstance(operator, BlockDiagonal):

@@ -1,0 +1,6 @@
+"""A fitted model made ready for questions: settings, curvature and the inverses all questions share."""
+
+from upweight.fitted.fitted import Fitted, prepare
+from upweight.fitted.settings import Settings
+
+__all__ = ["Fitted", "Settings", "prepare"]

@@ -1,0 +1,180 @@
+"""A fitted model made ready for questions: its engine, its data and weights, and the ways its curvature is inverted."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from upweight._typing import Float, Tensor
+from upweight.adapters import Adapted
+from upweight.curvature import mean_eigenvalue
+from upweight.errors import ConfigError, IndexOutOfRange, ModeWarning, listing
+from upweight.fitted.blocked import Blocked
+from upweight.fitted.exact import Exact
+from upweight.fitted.iterative import of_linear_model, of_network
+from upweight.fitted.settings import ITERATIVE, STRUCTURED, Settings
+from upweight.gradients import Engine, LinearEngine, Stationarity, engine_for, measure_stationarity
+from upweight.gradients.probe import probe
+from upweight.linop import LinearOperator
+from upweight.objective import Objective
+from upweight.objective.data import index_array
+from upweight.solve import Inverse, Verdict
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """An adapted model with everything questions share, each computed once when first needed."""
+
+    adapted: Adapted
+    settings: Settings
+    engine: Engine = field(repr=False)
+    stationarity: Stationarity
+
+    @property
+    def objective(self) -> Objective:
+        """The objective whose minimiser was fitted."""
+        return self.adapted.objective
+
+    @property
+    def linear(self) -> bool:
+        """True for a model linear in its parameters, whose exact curvature has closed forms."""
+        return isinstance(self.engine, LinearEngine)
+
+    @property
+    def protocol(self) -> str:
+        """'fixed_mean' or 'fixed_total', resolved."""
+        return self.adapted.protocol if self.settings.protocol == "as_refit" else self.settings.protocol
+
+    @cached_property
+    def kind(self) -> str:
+        """The curvature that is used: 'auto' is the exact Hessian where it fits or has products, else EK-FAC."""
+        if self.settings.curvature != "auto":
+            return self.settings.curvature
+        if self.settings.solver in ITERATIVE and not self.linear:
+            return "ggn"
+        exact = Exact(self.engine, self.settings, "hessian")
+        return "hessian" if exact.fits or self.linear else "ekfac"
+
+    @property
+    def structured(self) -> bool:
+        """True where the curvature is made of blocks and no dense p × p matrix is formed."""
+        return self.kind in STRUCTURED
+
+    @cached_property
+    def exact(self) -> Exact:
+        """The curvature written out."""
+        return Exact(self.engine, self.settings, self.kind)
+
+    @cached_property
+    def blocked(self) -> Blocked:
+        """The curvature in blocks; EK-FAC stands in where the study's own is exact and only products of it are taken."""
+        return Blocked(self.engine, self.settings, self.kind if self.structured else "ekfac")
+
+    @property
+    def iterates(self) -> bool:
+        """True where a network's exact curvature is only multiplied, never written out."""
+        return self.settings.solver in ITERATIVE and not self.linear
+
+    @property
+    def weights(self) -> Float[Tensor, "n"]:
+        """wᵢ, float64."""
+        return self.objective.weights
+
+    @property
+    def penalty_gradient(self) -> Float[Tensor, "p"]:
+        """∇r(θ̂), float64."""
+        return self.objective.penalty.gradient(self.objective.theta.double())
+
+    def shares(self, weights: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
+        """ρ: the part of the penalty that goes with each of these weights under the protocol."""
+        if self.protocol == "fixed_total" or self.objective.penalty.empty:
+            return torch.zeros_like(weights)
+        return weights / self.objective.total_weight
+
+    def share(self, weight: float) -> float:
+        """ρ of one weight."""
+        return float(self.shares(torch.tensor([weight], dtype=torch.float64))[0])
+
+    def own_inverse(self, share: float) -> LinearOperator:
+        """The inverse that points' own Newton steps are taken with: EK-FAC's where the exact one is only iterated.
+
+        Blocks keep the whole penalty, ρ and all.
+        """
+        blocks = self.structured or self.iterates
+        return self.blocked.inverse.operator if blocks else self.exact.inverse_with(share)
+
+    @property
+    def verdict(self) -> Verdict:
+        """How the curvature was inverted."""
+        if self.iterates:
+            return self.row_inverse(1).verdict
+        return self.blocked.inverse.verdict if self.structured else self.exact.inverse.verdict
+
+    @property
+    def mean_curvature(self) -> float:
+        """The mean eigenvalue, from what is at hand."""
+        return mean_eigenvalue(self.blocked.curvature if self.structured or self.iterates else self.exact.curvature)
+
+    def row_inverse(self, count: int) -> Inverse:
+        """The cheapest (H + λI)⁻¹ for this many rows, by the solver asked for where one was."""
+        if self.iterates:
+            return self._iterative
+        if self.linear:
+            return of_linear_model(self.exact, count) or self.exact.inverse
+        return self.blocked.inverse if self.structured else self.exact.inverse
+
+    @cached_property
+    def _iterative(self) -> Inverse:
+        return of_network(self.blocked, self.kind)
+
+    @cached_property
+    def pending(self) -> Float[Tensor, "p"]:
+        """s = H⁻¹∇Q, the Newton step still to be taken, with its sign turned."""
+        return self.stationarity.gradient @ self.exact.inverse.T
+
+    def positions(self, which: Any) -> np.ndarray:
+        """Training points by id where the study has ids of its own, else by position; all for None.
+
+        Raises:
+            IndexOutOfRange: a point that does not exist.
+        """
+        ids = self.objective.examples.ids
+        if which is None:
+            return np.arange(len(ids))
+        if isinstance(which, slice):
+            which = ids[which]
+        single = isinstance(which, Hashable) and not isinstance(which, np.ndarray) and which in self._places
+        wanted = index_array([which] if single or np.ndim(which) == 0 else list(which))  # pyright: ignore
+        if wanted.dtype == bool:
+            raise ConfigError("which= found booleans. Expected positions or ids; use numpy.flatnonzero(mask).")
+        if not len(wanted):
+            raise ConfigError("which= is empty. Expected at least one training point; leave which out for all of them.")
+        missing = [item for item in wanted.tolist() if item not in self._places]
+        if missing:
+            raise IndexOutOfRange(
+                f"no training point is called {listing(missing)}. Expected ids among {listing(ids.tolist(), 3)}; correct which=."
+            )
+        return np.asarray([self._places[item] for item in wanted.tolist()])
+
+    @cached_property
+    def _places(self) -> dict[Any, int]:
+        return {item: place for place, item in enumerate(self.objective.examples.ids.tolist())}
+
+
+def prepare(adapted: Adapted, settings: Settings) -> Fitted:
+    """Probe the model, check its data and gradients, and measure how stationary it is."""
+    if adapted.was_training:
+        warnings.warn(
+            "the model was in train mode. It is scored in eval mode and handed back in train mode; call model.eval() to say so yourself.",
+            ModeWarning,
+            stacklevel=3,
+        )
+    engine = engine_for(adapted.objective)
+    probe(engine)
+    return Fitted(adapted, settings, engine, measure_stationarity(engine))
