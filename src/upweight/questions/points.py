@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from upweight._typing import Float, Tensor
+from upweight.curvature.fisher import MOST_LABELS
 from upweight.errors import ConfigError, ShapeError
 from upweight.fitted import Fitted
 from upweight.influence.changes import Changes
@@ -96,15 +98,19 @@ def add(question: Question, data: Any) -> Effects:
 def self_influence(fitted: Fitted) -> np.ndarray:
     """wᵢ gᵢᵀH⁻¹gᵢ, (n,)."""
     fitted.stationarity.warn()
-    if fitted.structured:
-        return _own_of_blocks(fitted) * fitted.weights.cpu().numpy()
+    if fitted.structured or fitted.iterates:
+        return _own_of_blocks(fitted, fitted.objective.loss.gradient) * fitted.weights.cpu().numpy()
     units = torch.ones_like(fitted.weights)
     own = _own(fitted, units, lambda changes, a: torch.einsum("ko,kox,kx->k", changes.push, a, changes.push))
     return own * fitted.weights.cpu().numpy()
 
 
 def leverage(fitted: Fitted) -> np.ndarray:
-    """wᵢ tr(ΛᵢAᵢ), (n,)."""
+    """wᵢ tr(ΛᵢAᵢ), (n,); where outputs are many, wᵢ uᵀAᵢu for one sampled label's u, whose mean that is."""
+    if (fitted.structured or fitted.iterates) and fitted.objective.outputs > MOST_LABELS:
+        generator = torch.Generator().manual_seed(fitted.settings.seed)
+        sampled = partial(fitted.objective.loss.sampled, generator=generator)
+        return _own_of_blocks(fitted, sampled) * fitted.weights.cpu().numpy()
     return _own(fitted, fitted.weights, lambda changes, a: torch.einsum("kox,kxo->k", changes.curvature, a))
 
 
@@ -146,15 +152,15 @@ def _own(fitted: Fitted, amounts: Tensor, of: Callable[[Changes, Float[Tensor, "
     return torch.cat(parts).cpu().numpy()
 
 
-def _own_of_blocks(fitted: Fitted) -> np.ndarray:
-    """gᵢᵀPgᵢ layer by layer: one backward pass an example, and nothing of size p."""
+def _own_of_blocks(fitted: Fitted, slopes: Callable[[Tensor, Tensor], Tensor]) -> np.ndarray:
+    """vᵢᵀPvᵢ with vᵢ = Jᵢᵀ·slopes, layer by layer: one backward pass an example, and nothing of size p."""
     operator = fitted.blocked.inverse.operator
     assert isinstance(operator, BlockDiagonal)
-    blocks, loss = {layout.places: block for layout, block in operator.parts}, fitted.objective.loss
+    blocks = {layout.places: block for layout, block in operator.parts}
     parts = []
     for _, batch in fitted.engine.batches():
         outputs, targets, jacobian = fitted.engine.linearised(batch)
-        layers = jacobian.pulled([loss.gradient(outputs, targets)])
+        layers = jacobian.pulled([slopes(outputs, targets)])
         parts.append(sum_of([layer_sandwich(layer, blocks[layer.layout.places]).double() for layer in layers])[:, 0, 0])
     return torch.cat(parts).cpu().numpy()
 
