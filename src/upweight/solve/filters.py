@@ -21,6 +21,7 @@ from upweight._typing import Float, Tensor
 from upweight.errors import ConfigError, IndefiniteCurvature
 from upweight.linop import BlockDiagonal, Damped, Dense, Diagonal, Identity, Kronecker, KroneckerEigen, LinearOperator
 from upweight.solve.inverse import Inverted, eigen
+from upweight.solve.low_rank import check_finite
 from upweight.solve.verdict import Verdict, relative_residual
 
 
@@ -107,8 +108,9 @@ class Segment(Filter):
     def of(self, values: Tensor, unit: float) -> Tensor:
         rate = self.rate / unit
         turned = rate * values
-        share = -torch.expm1(-turned) / turned.clamp_min(torch.finfo(turned.dtype).tiny)
-        return rate * torch.where(turned > 0, share, torch.ones_like(share))
+        tiny = torch.finfo(turned.dtype).tiny
+        share = -torch.expm1(-turned) / turned.clamp_min(tiny)
+        return rate * torch.where(turned > tiny, share, torch.ones_like(share))
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,7 @@ def filtered(operator: LinearOperator, filter: Filter) -> Inverted:
 
     Raises:
         ConfigError: the eigenbasis is not known, or A is not symmetric.
+        NumericalError: A is not finite.
         IndefiniteCurvature: f has no value at an eigenvalue, or a relative filter met a block that is zero.
 
     Error and cost:
@@ -181,6 +184,7 @@ def filtered(operator: LinearOperator, filter: Filter) -> Inverted:
         return _blockwise(operator, filter)
     basis = _spectral(operator)
     values = _eigenvalues(basis)
+    check_finite("a filter", values)
     below, values = int((values < 0).sum()), values.clamp_min(0)
     mean = float(values.double().mean())
     if filter.relative and not mean > 0:
@@ -228,6 +232,7 @@ def _spectral(operator: LinearOperator) -> KroneckerEigen | Diagonal:
         case Identity():
             return Diagonal(torch.ones(operator.width, dtype=torch.float64))
         case Dense(is_symmetric=True):
+            check_finite("a filter", operator.matrix)
             return _dense_spectral(operator.matrix.double())
     raise ConfigError(
         f"a filter found a {type(operator).__name__}, symmetric: {operator.symmetric}. Expected a symmetric matrix "

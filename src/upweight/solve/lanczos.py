@@ -11,14 +11,12 @@ were first scaled up with (Schioppa et al. 2022), is this one when the matrix is
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
 from upweight._typing import Float, Tensor
 from upweight.errors import ConfigError, IndefiniteCurvature
 from upweight.linop import LinearOperator
-from upweight.solve.low_rank import LowRankInverse, check_request, with_trace
+from upweight.solve.low_rank import LowRankInverse, check_finite, check_request, with_trace
 from upweight.solve.verdict import Verdict
 
 SPARE = 20
@@ -36,7 +34,7 @@ def lanczos(
     rank: int,
     steps: int | None = None,
     damping: float | int = 0.0,
-    complement: Literal["zero", "damping"] = "zero",
+    complement: str = "zero",
     seed: int = 0,
 ) -> LowRankInverse:
     """(A + λI)⁻¹ on the ``rank`` eigenvectors of largest |eigenvalue|, and 1/λ or nothing outside.
@@ -53,6 +51,7 @@ def lanczos(
 
     Raises:
         ConfigError: a rank, steps, damping or complement that cannot be meant, or A not known to be symmetric.
+        NumericalError: a product that is not finite.
         IndefiniteCurvature: a Ritz value that is kept has θ + λ ≤ 0.
 
     Error and cost:
@@ -86,6 +85,7 @@ def ritz_pairs(
     for j in range(steps):
         basis[j] = fresh
         product = operator.after(fresh.unsqueeze(0))[0].double()
+        check_finite("lanczos", product)
         alpha[j] = product @ fresh
         size = max(size, float(product.norm()))
         if j + 1 == steps:

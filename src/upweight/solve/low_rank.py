@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from upweight._typing import Float, Tensor
-from upweight.errors import ConfigError
+from upweight.errors import ConfigError, NumericalError
 from upweight.linop import LinearOperator
 from upweight.solve.direct import Inverse
 from upweight.solve.verdict import Solution, Verdict, relative_residual
@@ -105,3 +105,17 @@ def check_request(name: str, operator: LinearOperator, rank: int, damping: float
         )
     if not 0 <= damping < float("inf"):
         raise ConfigError(f"{name} found damping={damping}. Expected zero or more; pass a number such as 1e-3.")
+
+
+def check_finite(name: str, found: Tensor) -> None:
+    """No NaN and no infinity in what a matrix is made of, or in its products.
+
+    Raises:
+        NumericalError: there is.
+    """
+    wrong = int((~torch.isfinite(found)).sum())
+    if wrong:
+        raise NumericalError(
+            f"{name} found {wrong} of {found.numel()} numbers of the curvature that are not finite. Expected all of them "
+            "finite; look for them in the data, the parameters and the loss."
+        )

@@ -132,7 +132,8 @@ class Neumann(Inverse):
             IndefiniteCurvature: it is zero or not finite.
         """
         generator = self._generators[0]
-        found = max(self._norm(self.sampled(generator), generator) for _ in range(DRAWS))
+        norms = [self._norm(self.sampled(generator), generator) for _ in range(DRAWS)]
+        found = float(torch.tensor(norms, dtype=torch.float64).max())  # one that is not a number stays
         if not 0 < found < torch.inf:
             raise IndefiniteCurvature(
                 f"the minibatch curvature has a largest eigenvalue of {found:.3g}. Expected a finite number above zero; "

@@ -15,7 +15,7 @@ import torch
 from upweight._typing import Float, Tensor
 from upweight.errors import ConfigError, IndefiniteCurvature
 from upweight.linop import LinearOperator
-from upweight.solve.low_rank import LowRankInverse, check_request, with_trace
+from upweight.solve.low_rank import LowRankInverse, check_finite, check_request, with_trace
 from upweight.solve.verdict import Verdict
 
 
@@ -32,6 +32,7 @@ def nystrom(operator: LinearOperator, rank: int, damping: float | int, seed: int
 
     Raises:
         ConfigError: a rank or damping that cannot be meant, or A not known to be symmetric.
+        NumericalError: a product that is not finite.
         IndefiniteCurvature: A is not positive semi-definite on the sketch.
 
     Error and cost:
@@ -59,7 +60,7 @@ def nystrom_preconditioner(
         seed: of the sketch.
 
     Raises:
-        ConfigError, IndefiniteCurvature: as ``nystrom``.
+        ConfigError, NumericalError, IndefiniteCurvature: as ``nystrom``.
 
     Error and cost:
         Rows come back in the precision of A's products. The condition number that is left is about
@@ -89,14 +90,15 @@ def sketch(
     gaussian = torch.randn(operator.size, rank, generator=generator, dtype=torch.float64)
     omega = torch.linalg.qr(gaussian).Q.T.contiguous()  # (r, p)
     products = operator.after(omega)
+    check_finite("the Nyström sketch", products)
     dtype, products = products.dtype, products.double()
     shift = operator.size**0.5 * torch.finfo(dtype).eps * float(torch.linalg.matrix_norm(products, 2))
     shifted = products + shift * omega
     core = shifted @ omega.T
     core = (core + core.T) / 2
     factor, info = torch.linalg.cholesky_ex(core)
-    if int(info) or not bool(torch.isfinite(factor).all()):
-        lowest = float(torch.linalg.eigvalsh(core)[0]) - shift if bool(torch.isfinite(core).all()) else torch.nan
+    if int(info):
+        lowest = float(torch.linalg.eigvalsh(core)[0]) - shift
         raise IndefiniteCurvature(
             f"the Nyström sketch of the curvature has an eigenvalue of {lowest:.3g}. Expected none below zero; use a "
             "positive semi-definite curvature such as 'ggn', or lanczos() with a damping above it."

@@ -18,6 +18,7 @@ from upweight.errors import BudgetError, ConfigError, IndefiniteCurvature, Shape
 from upweight.linop import LinearOperator
 from upweight.solve.direct import Inverse
 from upweight.solve.inverse import inverse
+from upweight.solve.low_rank import check_finite
 from upweight.solve.verdict import Solution, Verdict, relative_residual
 from upweight.tiles import Rows
 
@@ -111,8 +112,9 @@ def woodbury(
 
     Raises:
         ConfigError: D is not known to be symmetric.
-        ShapeError: D and R have different p.
+        ShapeError: D and R have different p, or R has no row.
         BudgetError: r × r does not fit.
+        NumericalError: D or R is not finite.
         IndefiniteCurvature: D is not positive definite.
 
     Error and cost:
@@ -124,10 +126,10 @@ def woodbury(
             f"woodbury found a {type(matrix).__name__} that is not known to be symmetric. Expected a symmetric matrix; "
             "declare it, as in Dense(matrix, is_symmetric=True)."
         )
-    if matrix.size != rows.size:
+    if matrix.size != rows.size or not rows.count:
         raise ShapeError(
-            f"woodbury found a matrix of size {matrix.size} and rows of length {rows.size}. Expected the same; "
-            "take both over the same parameters."
+            f"woodbury found a matrix of size {matrix.size} and {rows.count} rows of length {rows.size}. Expected one row "
+            "or more of the matrix's size; take both over the same parameters, and the matrix alone where there is no row."
         )
     needed = 2 * 8 * rows.count**2
     if needed > limit:
@@ -159,6 +161,7 @@ def _factor(base: LinearOperator, rows: Rows) -> Float[Tensor, "r r"]:
     """The Cholesky factor of I + R D⁻¹Rᵀ, a strip of it from every tile."""
     strips = [push(rows, base.after(block.dense().double()).double()) for block in rows.tiles()]
     gram = torch.cat(strips)
+    check_finite("woodbury", gram)
     gram = (gram + gram.T) / 2
     gram.diagonal().add_(1.0)
     factor, info = torch.linalg.cholesky_ex(gram)
