@@ -336,6 +336,13 @@ def test_the_scale_is_measured_on_minibatches_and_not_on_the_whole():
         Neumann(whole, sampled, scale=full).solve(normal(1, 16, seed=2))
 
 
+def test_the_largest_of_unequal_minibatches_sets_the_scale():
+    def sampled(generator: torch.Generator) -> LinearOperator:
+        return (1.0 + 6.0 * float(torch.rand(1, generator=generator) < 0.3)) * Identity(5)
+
+    assert Neumann(Identity(5), sampled).largest == pytest.approx(7.0)
+
+
 def test_the_measured_scale_of_a_preconditioned_series_is_the_norm_of_the_product():
     matrix, other = spd(9, 4), spd(9, 5)
     series = Neumann(symmetric(matrix), lambda _: symmetric(matrix), lambda v: v @ other)
@@ -431,6 +438,16 @@ def test_a_low_rank_inverse_treats_its_complement_as_said(seed):
         assert found.verdict.residual == pytest.approx(float((left.norm(dim=1) / rows.norm(dim=1)).max()), rel=1e-9)
         share = float(found.verdict.method.split("about ")[1].split("%")[0]) / 100
         assert share == pytest.approx(21 / float(values.sum()), abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda A, d: lanczos(A, 5, damping=d, complement="damping"), lambda A, d: nystrom(A, 5, d)]
+)
+def test_a_low_rank_that_leaves_out_more_than_the_damping_is_called_unconverged(make):
+    matrix, rows = symmetric(with_spectrum(0.8 ** torch.arange(30, dtype=torch.float64))), normal(2, 30, seed=1)
+    low, high = make(matrix, 1e-3).solve(rows).verdict, make(matrix, 1.0).solve(rows).verdict
+    assert low.residual > 1 and "unconverged: raise the rank or the damping" in low.method
+    assert high.residual < 0.5 and "unconverged" not in high.method
 
 
 def test_lanczos_goes_on_where_an_invariant_space_ends():

@@ -19,6 +19,9 @@ from upweight.solve.verdict import Solution, Verdict, relative_residual
 PROBES = 8
 """Rows of random signs that estimate the trace outside the basis; the share it enters is read to two digits."""
 
+WORTHLESS = 1.0
+"""The relative residual of the answer 0. With a tail of 1/λ, eigenvalues left out that exceed λ lead above it."""
+
 
 @dataclass(frozen=True)
 class LowRankInverse(Inverse):
@@ -31,7 +34,8 @@ class LowRankInverse(Inverse):
         operator: A + λI, by whose products the residual of every solve is measured.
 
     Error and cost:
-        The residual is of the low-rank answer against the true A + λI: it says how much was left out. A product
+        The residual is of the low-rank answer against the true A + λI: it says how much was left out. With t = 1/λ it
+        is about the largest eigenvalue left out over λ, so λ should be no smaller than that. A product
         is 4·r·p operations a row; ``solve`` adds one product of the operator.
     """
 
@@ -62,9 +66,11 @@ class LowRankInverse(Inverse):
         return self.after(torch.eye(self.size, dtype=self.basis.dtype))
 
     def solve(self, rows: Float[Tensor, "k p"]) -> Solution:
-        """V A⁻¹ with the largest relative residual of these rows."""
+        """V A⁻¹ with the largest relative residual of these rows; above 1, the verdict calls it unconverged."""
         found = self.after(rows)
-        return Solution(found, replace(self.verdict, residual=relative_residual(rows, found, self.operator)))
+        residual = relative_residual(rows, found, self.operator)
+        far = ", unconverged: raise the rank or the damping" if residual > WORTHLESS else ""
+        return Solution(found, replace(self.verdict, method=f"{self.verdict.method}{far}", residual=residual))
 
 
 def with_trace(

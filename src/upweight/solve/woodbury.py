@@ -49,7 +49,7 @@ class Updated(LinearOperator):
         return Updated(self.matrix.T, self.rows)
 
     def dense(self) -> Tensor:
-        return self.after(torch.eye(self.size, dtype=torch.float64)).T
+        return self.after(torch.eye(self.size, dtype=torch.float64))
 
 
 @dataclass(frozen=True)
