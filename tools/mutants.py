@@ -468,6 +468,66 @@ MUTANTS = [
         "jacobian.add_gram(objective.loss.hessian(outputs, targets) * weights, matrix)",
         "jacobian.add_gram(objective.loss.hessian(outputs, targets) * weights / 2, matrix)",
     ),
+    Mutant(
+        "the filter's unit is forgotten",
+        "solve/filters.py",
+        "return self.damping * unit",
+        "return self.damping",
+    ),
+    Mutant(
+        "the segment filter cancels near zero",
+        "solve/filters.py",
+        "-torch.expm1(-turned)",
+        "(1 - torch.exp(-turned))",
+    ),
+    Mutant(
+        "the Neumann scale from the whole matrix",
+        "solve/neumann.py",
+        "return MARGIN * self.largest",
+        "return float(torch.linalg.eigvalsh(self.exact.dense())[-1])",
+    ),
+    Mutant(
+        "the Neumann series is silent about noise",
+        "solve/neumann.py",
+        "if residual > self.tolerance else",
+        "if residual < 0 else",
+    ),
+    Mutant(
+        "every repeat draws the same minibatches",
+        "solve/neumann.py",
+        "for generator in self._generators[1:]",
+        "for generator in [self._generators[1] for _ in range(self.repeats)]",
+    ),
+    Mutant(
+        "Lanczos keeps the largest, not the largest in size",
+        "solve/lanczos.py",
+        "ritz.abs().argsort(descending=True)",
+        "ritz.argsort(descending=True)",
+    ),
+    Mutant(
+        "Lanczos stops where an invariant space ends",
+        "solve/lanczos.py",
+        "if length <= BROKEN * size:",
+        "if length < 0:",
+    ),
+    Mutant(
+        "a low-rank inverse damps its own span twice",
+        "solve/low_rank.py",
+        "- self.tail * inside) @ self.basis",
+        "+ 0 * inside) @ self.basis",
+    ),
+    Mutant(
+        "the Nyström preconditioner is out of level",
+        "solve/nystrom.py",
+        "values.min() + damping",
+        "values.max() + damping",
+    ),
+    Mutant(
+        "Woodbury without its one",
+        "solve/woodbury.py",
+        "gram.diagonal().add_(1.0)",
+        "gram.diagonal().add_(0.9)",
+    ),
 ]
 
 

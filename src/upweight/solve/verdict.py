@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from upweight._typing import Float, Tensor
+from upweight.linop import LinearOperator
 
 
 @dataclass(frozen=True)
@@ -48,3 +51,10 @@ class Solution:
 
     rows: Float[Tensor, "k p"]
     verdict: Verdict
+
+
+def relative_residual(rows: Float[Tensor, "k p"], answer: Float[Tensor, "k p"], operator: LinearOperator) -> float:
+    """‖xA − v‖/‖v‖ of an answer x to rows v, the largest over rows: one product in float64."""
+    left = operator.after(answer.double()).double() - rows.double()
+    lengths = rows.double().norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
+    return float((left.norm(dim=1) / lengths).max()) if len(rows) else 0.0
