@@ -63,12 +63,12 @@ def test_derivatives_are_those_of_autograd():
     torch.testing.assert_close(loss.gradient(outputs, targets), slope)
     for row in range(3):
         one = targets[row : row + 1]
-        bend = torch.autograd.functional.hessian(lambda x, one=one: loss.values(x.unsqueeze(0), one).sum(), outputs[row])
+        bend = torch.autograd.functional.hessian(
+            lambda x, one=one: loss.values(x.unsqueeze(0), one).sum(), outputs[row]
+        )
         torch.testing.assert_close(loss.hessian(outputs, targets)[row], bend)
     shifts = torch.randn(3, T * V, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    torch.testing.assert_close(
-        loss.hessian_times(outputs, targets, shifts), loss.hessian(outputs, targets) @ shifts
-    )
+    torch.testing.assert_close(loss.hessian_times(outputs, targets, shifts), loss.hessian(outputs, targets) @ shifts)
 
 
 def test_sampled_labels_have_the_output_hessian_as_their_covariance():
