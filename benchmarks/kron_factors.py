@@ -23,6 +23,9 @@ import torch
 from measured import Row
 
 POINTS, QUESTIONS = 500, 20
+"""Few enough that every pair is exact: more of them and ours would replace 1/(Λ + λ) by a few products."""
+
+TOLERANCE = 1e-9
 DAMPINGS = {"λ = 1e-3": 1e-3, "a tenth of the mean": None}
 KINDS = ("mlp", "cnn", "rows", "transformer")
 SEQUENCES, ASKED = 24, 6
@@ -100,6 +103,8 @@ def compare(kind: str) -> None:
         for damping, a in own.items():
             b = scores[damping]
             error, slope = np.linalg.norm(a - b) / np.linalg.norm(b), (a * b).sum() / (a * a).sum()
+            if error > TOLERANCE:
+                raise SystemExit(f"{kind}, {damping}: relative error {error:.1e}. Expected at most {TOLERANCE}.")
             print(f"{kind:12} {damping:20} relative error {error:.1e}, slope of theirs on ours {slope:.9f}")
 
 
