@@ -126,7 +126,7 @@ def run(entry: Entry) -> dict:
 def agreement(name: str) -> dict:
     """Relative error, Pearson and slope of a row's scores against the truth of its workload."""
     truth, mine = DATA / "scores" / f"{TRUTHS[name.split('-')[0]]}.npy", DATA / "scores" / f"{name}.npy"
-    if not mine.exists() or truth == mine:
+    if not (mine.exists() and truth.exists()) or truth == mine:
         return {}
     a, b = np.load(truth), np.load(mine)
     slope = float((a * b).sum() / (b * b).sum())
