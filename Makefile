@@ -33,15 +33,22 @@ mutants: $(READY)
 
 data: $(READY)
 	$(RUN) tools/fetch_data.py
+	PYTHONPATH=benchmarks $(RUN) benchmarks/transformer/problem.py
 
 PEERS := benchmarks/.peers
+BERGSON := benchmarks/.bergson
 
-bench: $(READY) $(PEERS)/.ready data
+bench: $(READY) $(PEERS)/.ready $(BERGSON)/.ready data
 	$(RUN) benchmarks/run.py $(WORKLOADS)
 
 $(PEERS)/.ready: benchmarks/peers.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --requirement benchmarks/peers.txt
+	touch $@
+
+$(BERGSON)/.ready: benchmarks/bergson.txt
+	$(PYTHON) -m venv $(BERGSON)
+	$(BERGSON)/bin/python -m pip install --quiet --requirement benchmarks/bergson.txt
 	touch $@
 
 $(READY): pyproject.toml $(LOCK)

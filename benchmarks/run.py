@@ -23,7 +23,8 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "performance.md"
 RESULTS = DATA / "bench.json"
-PEERS = HERE / ".peers" / "bin" / "python"
+PEERS = Path(os.environ.get("UPWEIGHT_PEERS", HERE / ".peers" / "bin" / "python"))
+BERGSON = Path(os.environ.get("UPWEIGHT_BERGSON", HERE / ".bergson" / "bin" / "python"))
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Entry:
     name: str
     label: str
     script: str
-    peer: bool = False
+    python: Path = Path(sys.executable)
     limit: int = 180
 
 
@@ -46,12 +47,12 @@ WORKLOADS = {
             Entry("softmax-upweight-float32", "**upweight**, float32 model", "softmax/ours.py"),
             Entry("softmax-upweight-cholesky", 'upweight, `solver="cholesky"`', "softmax/ours.py"),
             Entry("softmax-upweight-corrected", "upweight, leverage-corrected drop", "softmax/ours.py"),
-            Entry("softmax-pydvl-block-cg", "pyDVL, block CG", "softmax/peers.py", True),
-            Entry("softmax-pydvl-cg", "pyDVL, CG one query at a time", "softmax/peers.py", True),
-            Entry("softmax-captum-naive", "captum, naive at full rank", "softmax/peers.py", True, 300),
-            Entry("softmax-dattri-cg", "dattri, CG", "softmax/peers.py", True),
-            Entry("softmax-dattri-explicit", "dattri, explicit", "softmax/peers.py", True),
-            Entry("softmax-kronfluence-ekfac", "kronfluence, EK-FAC (approximate)", "softmax/peers.py", True),
+            Entry("softmax-pydvl-block-cg", "pyDVL, block CG", "softmax/peers.py", PEERS),
+            Entry("softmax-pydvl-cg", "pyDVL, CG one query at a time", "softmax/peers.py", PEERS),
+            Entry("softmax-captum-naive", "captum, naive at full rank", "softmax/peers.py", PEERS, 300),
+            Entry("softmax-dattri-cg", "dattri, CG", "softmax/peers.py", PEERS),
+            Entry("softmax-dattri-explicit", "dattri, explicit", "softmax/peers.py", PEERS),
+            Entry("softmax-kronfluence-ekfac", "kronfluence, EK-FAC (approximate)", "softmax/peers.py", PEERS),
         ],
     ),
     "networks": (
@@ -65,10 +66,18 @@ WORKLOADS = {
             Entry("mlp-upweight-sampled", "**upweight**, fresh sampled labels", "networks/ours.py"),
             Entry("mlp-upweight-exact", "upweight, exact expectation over labels", "networks/ours.py"),
             Entry("mlp-upweight-self", "upweight, sampled labels, and self-influence of all", "networks/ours.py"),
-            Entry("mlp-kronfluence", "kronfluence", "networks/peers.py", True, 300),
-            Entry("mlp-pydvl", "pyDVL", "networks/peers.py", True, 300),
-            Entry("cnn-upweight-written", "convolutions: **upweight**, sampled labels", "networks/ours.py", False, 300),
-            Entry("cnn-kronfluence", "kronfluence", "networks/peers.py", True, 300),
+            Entry("mlp-kronfluence", "kronfluence", "networks/peers.py", PEERS, 300),
+            Entry("mlp-pydvl", "pyDVL", "networks/peers.py", PEERS, 300),
+            Entry("cnn-upweight-written", "convolutions: **upweight**, sampled labels", "networks/ours.py", limit=300),
+            Entry("cnn-kronfluence", "kronfluence", "networks/peers.py", PEERS, 300),
+        ],
+    ),
+    "transformer": (
+        "EK-FAC on a transformer language model of 128 symbols a sequence, 24 linear layers of 3.15M parameters, 50 queries × 1,024 sequences",
+        [
+            Entry("transformer-upweight", "**upweight**, sampled labels", "transformer/ours.py", limit=900),
+            Entry("transformer-kronfluence", "kronfluence", "transformer/peers.py", PEERS, 900),
+            Entry("transformer-bergson", "bergson", "transformer/peers.py", BERGSON, 900),
         ],
     ),
     "lines": (
@@ -89,17 +98,17 @@ TRUTHS = {
     "logit": "logit-by-hand",
     "mlp": "mlp-upweight-written",
     "cnn": "cnn-upweight-written",
+    "transformer": "transformer-upweight",
 }
 
 
 def run(entry: Entry) -> dict:
     """The record a row printed; a row over its limit says so."""
-    python = str(PEERS) if entry.peer else sys.executable
     paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     try:
         found = subprocess.run(
-            [python, entry.script, entry.name],
+            [str(entry.python), entry.script, entry.name],
             cwd=HERE,
             env=environment,
             capture_output=True,
@@ -117,7 +126,7 @@ def run(entry: Entry) -> dict:
 def agreement(name: str) -> dict:
     """Relative error, Pearson and slope of a row's scores against the truth of its workload."""
     truth, mine = DATA / "scores" / f"{TRUTHS[name.split('-')[0]]}.npy", DATA / "scores" / f"{name}.npy"
-    if not mine.exists() or truth == mine:
+    if not (mine.exists() and truth.exists()) or truth == mine:
         return {}
     a, b = np.load(truth), np.load(mine)
     slope = float((a * b).sum() / (b * b).sum())
