@@ -350,7 +350,7 @@ MUTANTS = [
     Mutant(
         "K-FAC: inputs not averaged over positions",
         "curvature/factors.py",
-        "self.total += float(weights.sum()) * a.shape[1]",
+        "self.total += float(weights @ within.sum(1))",
         "self.total += float(weights.sum())",
     ),
     Mutant(

@@ -2,6 +2,7 @@
 
 from upweight import curvature, errors, linop
 from upweight.curvature import Relative
+from upweight.fitted import Solver
 from upweight.frameworks import from_sklearn
 from upweight.gradients import rows
 from upweight.influence.effects import Effects, load
@@ -17,6 +18,7 @@ __all__ = [
     "L2",
     "Effects",
     "Relative",
+    "Solver",
     "Study",
     "curvature",
     "effect",

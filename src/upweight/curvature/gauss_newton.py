@@ -15,13 +15,13 @@ import torch
 from torch.func import grad, vjp, vmap
 
 from upweight._typing import Batch, Float, Tensor
-from upweight.curvature.fisher import MOST_LABELS
+from upweight.curvature.fisher import MOST_LABELS, read_fisher
 from upweight.gradients import Engine, NetworkEngine
 from upweight.gradients.vmap import plain_attention
 from upweight.linop import LinearOperator
 from upweight.objective import Examples
-from upweight.router import KEPT_BYTES, chunk
-from upweight.tiles import Jacobian
+from upweight.router import KEPT_BYTES, TILE_BYTES, chunk
+from upweight.tiles import DenseBlock, Jacobian, Rows
 
 
 @dataclass(frozen=True)
@@ -170,3 +170,28 @@ def _captured(engine: NetworkEngine) -> Callable[[], Iterable[tuple[Jacobian, Te
         return walk
     kept = list(walk())
     return lambda: kept
+
+
+def root_rows(engine: Engine) -> Rows:
+    """R with RᵀR = Σ wᵢJᵢᵀΛᵢJᵢ: one row an example and label, written out a tile at a time.
+
+    Raises:
+        BudgetError: more labels than rows are formed for.
+    """
+    objective = engine.objective
+    read_fisher("exact", objective.outputs)
+    size = chunk(objective.space.size * objective.outputs, objective.theta.element_size(), 4 * TILE_BYTES)
+
+    def tiles() -> Iterator[DenseBlock]:
+        for where, batch in objective.examples.batches(size):
+            outputs, targets, jacobian = engine.linearised(objective.moved(batch))
+            spread = objective.weights[where].to(outputs.dtype).sqrt()[:, None]
+            slopes = [spread * u for u in objective.loss.root(outputs, targets).unbind(2)]
+            yield DenseBlock(torch.cat([jacobian.vjp(u).dense() for u in slopes]))
+
+    numbers = objective.count * objective.outputs * objective.space.size
+    count = objective.count * objective.outputs
+    if numbers * objective.theta.element_size() > KEPT_BYTES:
+        return Rows(count, objective.space.size, tiles)
+    kept = list(tiles())
+    return Rows(count, objective.space.size, lambda: iter(kept))

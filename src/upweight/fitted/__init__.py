@@ -1,6 +1,6 @@
 """A fitted model made ready for questions: settings, curvature and the inverses all questions share."""
 
 from upweight.fitted.fitted import Fitted, prepare
-from upweight.fitted.settings import Settings
+from upweight.fitted.settings import Settings, Solver
 
-__all__ = ["Fitted", "Settings", "prepare"]
+__all__ = ["Fitted", "Settings", "Solver", "prepare"]

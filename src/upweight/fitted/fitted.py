@@ -56,7 +56,7 @@ class Fitted:
         """The curvature that is used: 'auto' is the exact Hessian where it fits or has products, else EK-FAC."""
         if self.settings.curvature != "auto":
             return self.settings.curvature
-        if self.settings.solver in ITERATIVE and not self.linear:
+        if self.settings.solver_name in ITERATIVE and not self.linear:
             return "ggn"
         exact = Exact(self.engine, self.settings, "hessian")
         return "hessian" if exact.fits or self.linear else "ekfac"
@@ -79,7 +79,7 @@ class Fitted:
     @property
     def iterates(self) -> bool:
         """True where a network's exact curvature is only multiplied, never written out."""
-        return self.settings.solver in ITERATIVE and not self.linear
+        return self.settings.solver_name in ITERATIVE and not self.linear
 
     @property
     def weights(self) -> Float[Tensor, "n"]:

@@ -11,7 +11,7 @@ woodbury   n·o unknowns instead of p
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,14 +19,16 @@ import torch
 from upweight._typing import Tensor
 from upweight.curvature import mean_eigenvalue, shift_gauge
 from upweight.curvature.gauge import typical_product
-from upweight.curvature.gauss_newton import Differentiated, GaussNewton, curvature_products
+from upweight.curvature.gauss_newton import Differentiated, GaussNewton, curvature_products, root_rows
 from upweight.curvature.products import LinearHessian, kronecker_preconditioner, linear_hessian
 from upweight.errors import ConfigError
 from upweight.fitted.blocked import Blocked
 from upweight.fitted.exact import Exact
+from upweight.fitted.settings import Solver
+from upweight.linop import Diagonal
 from upweight.objective.data import Chosen
 from upweight.router import keeps_directions, route_inverse
-from upweight.solve import BlockCG, Inverse, Verdict, inverse
+from upweight.solve import BlockCG, Inverse, Neumann, Verdict, inverse, lanczos, nystrom, woodbury
 
 
 def of_linear_model(exact: Exact, count: int) -> BlockCG | None:
@@ -35,7 +37,7 @@ def of_linear_model(exact: Exact, count: int) -> BlockCG | None:
     Raises:
         ConfigError: a solver these models do not have.
     """
-    objective, wanted = exact.engine.objective, exact.settings.solver
+    objective, wanted = exact.engine.objective, exact.settings.solver_name
     if wanted == "auto":
         wanted = route_inverse(objective.count, objective.space.size, count, exact.settings.budget)
     if wanted not in ("cholesky", "block_cg"):
@@ -45,7 +47,7 @@ def of_linear_model(exact: Exact, count: int) -> BlockCG | None:
     found = linear_hessian(exact.engine, exact.damping) if wanted == "block_cg" else None  # pyright: ignore
     if found is not None:
         return _linear_cg(exact, found)
-    if exact.settings.solver == "block_cg":
+    if exact.settings.solver_name == "block_cg":
         raise ConfigError(
             f"solver='block_cg' found the loss {objective.loss.name!r}, whose curvature has no thin form. Expected cross_entropy or a loss of one term an output; use solver='cholesky'."
         )
@@ -68,6 +70,9 @@ def _linear_cg(exact: Exact, hessian: LinearHessian) -> BlockCG:
 MINIBATCH = 256
 """Examples of a stochastic solver's minibatch."""
 
+RANK = 100
+"""Of the low-rank solvers."""
+
 
 @dataclass(frozen=True)
 class Network:
@@ -86,9 +91,20 @@ class Network:
         """The type steps are taken in."""
         return self.blocked.engine.objective.theta.dtype
 
-    def products(self) -> GaussNewton | Differentiated:
+    @property
+    def asked(self) -> Solver:
+        """The solver's own options."""
+        return self.blocked.settings.chosen_solver
+
+    @property
+    def rank(self) -> int:
+        """Of a low-rank answer, as given or a hundred."""
+        return min(self.asked.rank or RANK, self.blocked.engine.objective.space.size)
+
+    def products(self, damping: float | None = None) -> GaussNewton | Differentiated:
         """H + λI."""
-        return curvature_products(self.blocked.engine, self.curved, self.blocked.damping, self.dtype)
+        damping = self.blocked.damping if damping is None else damping
+        return curvature_products(self.blocked.engine, self.curved, damping, self.dtype)
 
     def sampled(self, generator: torch.Generator, examples: int = MINIBATCH) -> Differentiated:
         """H + λI of a minibatch, its weights raised to stand for the whole training set."""
@@ -116,6 +132,10 @@ class Network:
         damping, mean = self.blocked.damping, mean_eigenvalue(self.blocked.curvature)
         return Verdict(f"{method} on the {NAMES[self.curved]}", damping=damping, damping_share=damping / mean)
 
+    def named(self, verdict: Verdict) -> Verdict:
+        """A solver's own verdict with λ in the unit of this study, and which matrix it is of."""
+        return replace(self.verdict(verdict.method), iterations=verdict.iterations, residual=verdict.residual)
+
 
 NAMES = {"ggn": "Gauss-Newton matrix", "hessian": "Hessian"}
 
@@ -125,21 +145,74 @@ def _block_cg(network: Network) -> Inverse:
         raise ConfigError(
             "solver='block_cg' found curvature='hessian' of a network, which may be indefinite. Expected curvature='ggn' with it."
         )
-    fast = network.products()
-    objective, budget = network.blocked.engine.objective, network.blocked.settings.budget
+    fast, asked = network.products(), network.asked
+    keep = keeps_directions(fast.size, EXPECTED_ROWS, network.dtype.itemsize, network.blocked.settings.budget)
     return BlockCG(
         fast,
         fast.in_type(torch.float64),
         network.preconditioner(),
-        keep=keeps_directions(objective.space.size, EXPECTED_ROWS, network.dtype.itemsize, budget),
+        keep=keep,
         verdict=network.verdict("block conjugate gradients, preconditioned by EK-FAC,"),
+        **asked.given("steps", "tolerance"),
     )
+
+
+def _lissa(network: Network) -> Inverse:
+    return _series(network, "stochastic Neumann series (LiSSA)", None)
+
+
+def _astra(network: Network) -> Inverse:
+    return _series(network, "stochastic Neumann series preconditioned by EK-FAC (ASTRA)", network.preconditioner())
+
+
+def _series(network: Network, name: str, precondition: Callable[[Tensor], Tensor] | None) -> Inverse:
+    asked = network.asked
+    size = asked.minibatch or MINIBATCH
+    return Neumann(
+        network.products().in_type(torch.float64),
+        lambda generator: network.sampled(generator, size),
+        precondition,
+        seed=network.blocked.settings.seed,
+        verdict=network.verdict(name),
+        **asked.given("scale", "steps", "repeats", "tolerance"),
+    )
+
+
+def _lanczos(network: Network) -> Inverse:
+    damping, rank = network.blocked.damping, network.rank
+    seed, steps = network.blocked.settings.seed, network.asked.given("steps")
+    complement = "damping" if damping else "zero"
+    found = lanczos(network.products(0.0), rank, damping=damping, complement=complement, seed=seed, **steps)
+    return replace(found, verdict=network.named(found.verdict))
+
+
+def _nystrom(network: Network) -> Inverse:
+    found = nystrom(network.products(0.0), network.rank, network.blocked.damping, network.blocked.settings.seed)
+    return replace(found, verdict=network.named(found.verdict))
+
+
+def _woodbury(network: Network) -> Inverse:
+    if network.curved == "hessian":
+        raise ConfigError(
+            "solver='woodbury' found curvature='hessian' of a network, which is no sum of squares. Expected curvature='ggn' with it."
+        )
+    objective, limit = network.blocked.engine.objective, network.blocked.settings.budget
+    diagonal = Diagonal(objective.penalty.diagonal.double().to(objective.theta.device) + network.blocked.damping)
+    found = woodbury(diagonal, root_rows(network.blocked.engine), limit=limit)
+    return replace(found, verdict=network.named(found.verdict))
 
 
 EXPECTED_ROWS = 100
 """Queries usually asked together; only whether directions are kept rests on it."""
 
-SOLVERS: dict[str, Callable[[Network], Inverse]] = {"block_cg": _block_cg}
+SOLVERS: dict[str, Callable[[Network], Inverse]] = {
+    "block_cg": _block_cg,
+    "lissa": _lissa,
+    "astra": _astra,
+    "lanczos": _lanczos,
+    "nystrom": _nystrom,
+    "woodbury": _woodbury,
+}
 
 
 def of_network(blocked: Blocked, curved: str) -> Inverse:
@@ -148,4 +221,4 @@ def of_network(blocked: Blocked, curved: str) -> Inverse:
     Raises:
         ConfigError: a solver that cannot take this curvature.
     """
-    return SOLVERS[blocked.settings.solver](Network(blocked, curved))
+    return SOLVERS[blocked.settings.solver_name](Network(blocked, curved))

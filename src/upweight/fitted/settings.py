@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from upweight.curvature import Relative, block_diagonal, diagonal, ekfac, identity, kfac
 from upweight.curvature.fisher import FISHERS
@@ -27,13 +28,67 @@ SOLVERS = ("auto", "cholesky", *ITERATIVE)
 PRODUCTS = ("auto", "written", "separable")
 
 
+OPTIONS = {
+    "block_cg": ("steps", "tolerance"),
+    "lissa": ("scale", "steps", "repeats", "minibatch", "tolerance"),
+    "astra": ("scale", "steps", "repeats", "minibatch", "tolerance"),
+    "lanczos": ("rank", "steps"),
+    "nystrom": ("rank",),
+}
+"""What each solver can be told; the rest have nothing to tell."""
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A solver with options of its own, for ``Study(solver=...)``; a bare name takes all defaults.
+
+    Args:
+        name: 'block_cg', 'lissa', 'astra', 'lanczos', 'nystrom', 'woodbury' or 'cholesky'.
+        steps: products at most (block_cg), of every series (lissa, astra), or of the Krylov space (lanczos).
+        tolerance: relative residual that counts as converged.
+        rank: eigenvalues kept.
+        scale: σ of a Neumann series; measured on minibatches by default.
+        repeats, minibatch: independent series, and examples of each of their steps.
+
+    Raises:
+        ConfigError: an unknown name, an option this solver has not, or one that is not above zero.
+    """
+
+    name: str
+    steps: int | None = None
+    tolerance: float | None = None
+    rank: int | None = None
+    scale: float | int | None = None
+    repeats: int | None = None
+    minibatch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in SOLVERS:
+            raise ConfigError(f"solver={self.name!r} is unknown. Expected one of {', '.join(SOLVERS)}.")
+        allowed = OPTIONS.get(self.name, ())
+        for option in ("steps", "tolerance", "rank", "scale", "repeats", "minibatch"):
+            value = getattr(self, option)
+            if value is None:
+                continue
+            if option not in allowed:
+                raise ConfigError(
+                    f"Solver({self.name!r}) found {option}={value!r}, which it has no use for. Expected {' or '.join(allowed) or 'no option'}; leave it out."
+                )
+            if not value > 0:
+                raise ConfigError(f"Solver({self.name!r}) found {option}={value!r}. Expected a number above zero.")
+
+    def given(self, *options: str) -> dict[str, Any]:
+        """Those of the options that were given."""
+        return {name: getattr(self, name) for name in options if getattr(self, name) is not None}
+
+
 @dataclass(frozen=True)
 class Settings:
     """How curvature is formed and inverted, and what refitting means for the penalty."""
 
     protocol: str = "as_refit"
     curvature: str = "auto"
-    solver: str = "auto"
+    solver: str | Solver = "auto"
     damping: float | str | Relative | None = "auto"
     memory: int | None = None
     fisher: str = "auto"
@@ -44,22 +99,32 @@ class Settings:
         allowed_names = (
             ("protocol", PROTOCOLS),
             ("curvature", CURVATURES),
-            ("solver", SOLVERS),
             ("fisher", FISHERS),
             ("products", PRODUCTS),
         )
         for name, allowed in allowed_names:
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is unknown. Expected one of {', '.join(allowed)}.")
+        self.chosen_solver  # noqa: B018 - reads the name
         given = isinstance(self.damping, Relative) or (isinstance(self.damping, int | float) and self.damping >= 0)
         if not (self.damping in ("auto", None) or given):
             raise ConfigError(
                 f"damping={self.damping!r}. Expected 'auto', a number of zero or more in the units of the curvature, or uw.Relative(share)."
             )
-        if self.curvature in STRUCTURED and self.solver in ITERATIVE:
+        if self.curvature in STRUCTURED and self.solver_name in ITERATIVE:
             raise ConfigError(
-                f"solver={self.solver!r} found curvature={self.curvature!r}, which is inverted block by block. Expected solver='auto' with it, or curvature='ggn' or 'hessian' with this solver."
+                f"solver={self.solver_name!r} found curvature={self.curvature!r}, which is inverted block by block. Expected solver='auto' with it, or curvature='ggn' or 'hessian' with this solver."
             )
+
+    @property
+    def chosen_solver(self) -> Solver:
+        """The solver with its options."""
+        return self.solver if isinstance(self.solver, Solver) else Solver(self.solver)
+
+    @property
+    def solver_name(self) -> str:
+        """The solver's name."""
+        return self.chosen_solver.name
 
     @property
     def budget(self) -> int:

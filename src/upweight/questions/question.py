@@ -76,7 +76,7 @@ class Question:
                 fitted.objective.outputs <= MOST_LABELS and self.measure != "parameters" and self.estimand == "response"
             )
             return "newton" if few else "first"
-        return "newton" if fitted.exact.fits and fitted.settings.solver not in ITERATIVE else "first"
+        return "newton" if fitted.exact.fits and fitted.settings.solver_name not in ITERATIVE else "first"
 
     @cached_property
     def pending(self) -> Float[Tensor, "p"] | None:

@@ -1,0 +1,204 @@
+"""Study: a fitted model and its data, and every question about what would change if the data changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from upweight.adapters import Adapted
+from upweight.adapters.torch import Form, adapt_module
+from upweight.curvature import Relative
+from upweight.fitted import Settings, Solver, prepare
+from upweight.objective import Objective, Penalty
+from upweight.questions.question import MeasureLike, Question
+from upweight.questions.trust import Trust, trust
+from upweight.study.asked import Asked
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from upweight.evaluate.calibration import Calibration
+
+
+class Study(Asked):
+    """Ask a fitted model, which is never modified, what its training data did to it.
+
+    Questions share their arguments: ``query`` is data in the form of the training data; ``measure`` is 'loss',
+    'logit', 'margin', 'probability', 'prediction', 'parameters' (no query), a callable (outputs, targets) → (m,), or
+    over the whole query set 'accuracy', 'auc' or a callable; ``order`` is 'auto', 'newton' (leverage-corrected)
+    or 'first'; ``aggregate`` is None, 'mean', 'sum' or 'set'. They answer with Effects (m, k), m measurements by k changes,
+    in the measurement's own unit; positive means that the change raises it. They warn where an answer is less than it seems.
+
+    Args:
+        model: any ``nn.Module``; it is scored in eval mode and handed back as found.
+        data: the training set in a fixed order: (X, y), a map-style dataset, an unshuffled loader, a dict of arrays.
+        loss: 'cross_entropy', 'binary_cross_entropy' (on logits), 'squared_error' (½(f−y)², summed over outputs),
+            'poisson', ``uw.smooth_hinge(temperature)``, an ``nn`` loss module, or a callable (outputs, targets) → (b,).
+        forward: (model, batch) → (outputs, targets), where batches are not (inputs, targets).
+        parameters, weights: names or patterns of the tracked parameters; wᵢ of the objective Σwᵢℓᵢ + r (1/n each).
+        penalty: r(θ), e.g. ``uw.L2(1e-2)`` for (λ/2)‖θ‖², PyTorch's weight_decay.
+        protocol: what a refit does to the penalty: 'fixed_mean' (λ a point), 'fixed_total', or 'as_refit' (the adapter's).
+        ids: a name for every training point; its pandas index or position by default.
+        curvature: 'hessian' or 'ggn' (exact); 'ekfac', 'kfac', 'block_diagonal', 'diagonal' or 'identity'; 'auto' is
+            the Hessian where it fits, else EK-FAC.
+        solver: 'auto', 'cholesky', 'block_cg'; for networks also 'lissa', 'astra', 'lanczos', 'nystrom', 'woodbury';
+            ``uw.Solver('lissa', steps=2000)`` for one with options.
+        damping: λ, or ``uw.Relative(0.1)`` of each block's mean eigenvalue; 'auto': none if exact, else Relative(0.1).
+        fisher, seed: labels of structured curvature: 'exact', 'sampled', 'empirical', or 'auto'.
+        batch_size: examples read at a time.
+        memory, device: bytes the exact road may take (half of the machine's); where the model should be.
+
+    Raises:
+        InputError, ModelError, ConfigError, NumericalError: see ``upweight.errors``.
+
+    Example:
+        >>> import torch, upweight as uw
+        >>> X = torch.tensor([[1.0], [2.0], [4.0]], dtype=torch.float64); y = torch.tensor([1.0, 2.0, 9.0], dtype=torch.float64)
+        >>> line = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64).eval()
+        >>> _ = line.weight.data.fill_(float((X[:, 0] @ y) / (X[:, 0] @ X[:, 0])))
+        >>> study = uw.Study(line, (X, y.unsqueeze(1)), loss="squared_error")
+        >>> study.drop(([[3.0]], [[5.0]]), measure="prediction").values.round(4).tolist()  # y(3) without each point
+        [[0.1429, 0.6723, -2.8571]]
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        *,
+        loss: Any,
+        forward: Callable[..., Any] | None = None,
+        parameters: str | Sequence[str] = "*",
+        weights: Any = None,
+        penalty: Penalty = None,
+        protocol: str = "as_refit",
+        ids: Any = None,
+        curvature: str = "auto",
+        solver: str | Solver = "auto",
+        damping: float | str | Relative | None = "auto",
+        fisher: str = "auto",
+        seed: int = 0,
+        batch_size: int | str = "auto",
+        memory: int | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        settings = Settings(protocol, curvature, solver, damping, memory, fisher, seed)
+        form = Form(loss, forward, parameters, weights, penalty, batch_size, device)
+        self.fitted = prepare(adapt_module(model, data, form, ids), settings)
+
+    @classmethod
+    def of(cls, adapted: Adapted, settings: Settings | None = None) -> Study:
+        """A study of what an adapter returned."""
+        study = cls.__new__(cls)
+        study.fitted = prepare(adapted, settings or Settings())
+        return study
+
+    @property
+    def objective(self) -> Objective:
+        """The objective Q(θ; w) the parameters minimise."""
+        return self.fitted.objective
+
+    @property
+    def protocol(self) -> str:
+        """'fixed_mean' or 'fixed_total', resolved."""
+        return self.fitted.protocol
+
+    def __repr__(self) -> str:
+        o = self.objective
+        kind = type(self.fitted.engine).__name__.removesuffix("Engine").lower()
+        return f"Study of {o.count:,} training points and {o.space.size:,} parameters, loss {o.loss.name}, protocol {self.protocol}, {kind} gradients; {self.fitted.stationarity}."
+
+    def trust(self) -> Trust:
+        """How far answers can be believed: stationarity, curvature, solver residual, leverage, in words and numbers."""
+        return trust(self.fitted)
+
+    def check(
+        self,
+        query: Any,
+        *,
+        refits: int = 30,
+        measure: MeasureLike = "loss",
+        order: str = "auto",
+        seed: int = 0,
+        train: Callable[..., Any] | None = None,
+        progress: bool | None = None,
+    ) -> Calibration:
+        """Leave points out for real, refit, and compare with the prediction: slope, Pearson, Spearman, plot.
+
+        Args:
+            refits: how many points are left out, half at random and half the most influential.
+            train: (weights, seed) → state dict, to refit your own way; Newton from θ̂ otherwise.
+            progress: show a progress bar; None shows one on a terminal.
+
+        Returns:
+            Calibration: predicted and refitted changes (m, refits), with slope, correlations and a plot.
+
+        Raises:
+            NotConverged: a refit did not reach a minimum; pass ``train``.
+        """
+        from upweight.evaluate.calibration import check
+
+        return check(
+            self.fitted,
+            self.drop(query, measure=measure, order=order),
+            Question(self.fitted, query, measure, order),
+            refits,
+            seed,
+            train,
+            progress,
+        )
+
+    def mislabeled(self, k: int = 100) -> pd.DataFrame:
+        """The k training points most likely mislabelled, by self-influence [KL17 5.4].
+
+        Returns:
+            A frame with columns train, rank, label, predicted, self_influence, loss, loss_rank and confidence
+            (label, predicted and confidence for classifiers): what self-influence must beat stands beside it.
+        """
+        from upweight.evaluate.mislabel import mislabeled
+
+        return mislabeled(self.fitted, k)
+
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        query: Any = None,
+        images: Any = None,
+        truth: Sequence[Any] | None = None,
+        refits: int = 30,
+        calibration: Calibration | None = None,
+    ) -> str:
+        """Write one self-contained HTML page: suspects, predicted against refitted changes, and how far to trust them.
+
+        Args:
+            query: what to refit for; not needed with a ``calibration`` that ``check`` has returned.
+            images: a grey image a training point, (n, height, width), shown as thumbnails.
+            truth: training points known to be mislabelled, outlined where they are found.
+            refits: how many points are really left out.
+
+        Returns:
+            The path written.
+
+        Raises:
+            ShapeError: images that do not match the training points.
+            MissingExtraError: matplotlib, or pillow for images, is not installed.
+        """
+        from upweight.report.page import Page, images_by_id
+
+        pictures = images_by_id(images, self.objective.examples.ids)
+        page = Page(
+            suspects=self.mislabeled(),
+            calibration=calibration or self.check(query, refits=refits),
+            trust=self.trust(),
+            sentence=repr(self),
+            images=pictures,
+            truth=None if truth is None else set(truth),
+        )
+        Path(path).write_text(page.render(), "utf-8")
+        return str(path)

@@ -1,0 +1,140 @@
+"""Every solver of a network's exact curvature, asked through a study, against Cholesky of the matrix written out."""
+
+import numpy as np
+import pytest
+import torch
+from cases import classification, pearson, slope
+from torch import nn
+
+import upweight as uw
+from upweight.fitted.settings import ITERATIVE
+
+pytestmark = pytest.mark.filterwarnings("ignore::upweight.errors.NotStationaryWarning")
+SETTINGS = {"loss": "cross_entropy", "curvature": "ggn", "protocol": "fixed_total", "penalty": 1e-2, "damping": 2e-2}
+
+
+def problem(dtype=torch.float64):
+    data = classification(n=60, p=6, m=5, classes=3)
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 3)).to(dtype).eval(), data
+
+
+def study_with(solver, **changes):
+    model, data = problem()
+    return uw.Study(model, (data.X, data.y), solver=solver, **SETTINGS | changes), data
+
+
+def truth():
+    study, data = study_with("cholesky")
+    return study.upweight(data.query).values
+
+
+@pytest.mark.parametrize(
+    ("solver", "limit"),
+    [
+        ("block_cg", 1e-6),
+        (uw.Solver("block_cg", tolerance=1e-10), 1e-9),
+        ("woodbury", 1e-10),
+        (uw.Solver("lanczos", rank=73, steps=73), 1e-8),
+        (uw.Solver("nystrom", rank=73), 1e-6),
+    ],
+)
+def test_solvers_that_are_exact_equal_cholesky(solver, limit):
+    study, data = study_with(solver)
+    found = study.upweight(data.query)
+    assert study.objective.space.size == 73
+    assert np.linalg.norm(found.values - truth()) <= limit * np.linalg.norm(truth())
+    assert "Gauss-Newton" in found.verdict and "damping 0.02" in found.verdict
+
+
+@pytest.mark.parametrize(
+    "solver", [uw.Solver("lissa", steps=4000, minibatch=20), uw.Solver("astra", steps=600, minibatch=20)]
+)
+def test_stochastic_series_come_close_in_slope_and_rank(solver):
+    study, data = study_with(solver)
+    found = study.upweight(data.query)
+    assert pearson(found.values, truth()) > 0.995
+    assert 0.95 < slope(found.values, truth()) < 1.05
+    assert solver.name[:2].lower() in found.verdict.lower() and "residual" in found.verdict
+
+
+def test_astra_needs_fewer_steps_than_lissa_for_the_same_error():
+    errors = {}
+    for name in ("lissa", "astra"):
+        study, data = study_with(uw.Solver(name, steps=150, minibatch=60), damping=1e-3)
+        found = study.upweight(data.query).values
+        reference, _ = study_with("cholesky", damping=1e-3)
+        exact = reference.upweight(data.query).values
+        errors[name] = np.linalg.norm(found - exact) / np.linalg.norm(exact)
+    assert errors["astra"] < errors["lissa"] / 2
+
+
+def test_a_low_rank_that_leaves_much_out_says_so():
+    study, data = study_with(uw.Solver("lanczos", rank=5))
+    assert "rank 5 of 73" in study.upweight(data.query).verdict
+
+
+def test_lanczos_takes_the_hessian_too():
+    study, data = study_with(uw.Solver("lanczos", rank=73, steps=73), curvature="hessian", damping=0.5)
+    exact, _ = study_with("cholesky", curvature="hessian", damping=0.5)
+    np.testing.assert_allclose(study.upweight(data.query).values, exact.upweight(data.query).values, rtol=1e-6)
+
+
+def test_a_scale_that_must_diverge_is_refused_before_the_loop():
+    study, data = study_with(uw.Solver("lissa", scale=1e-3))
+    with pytest.raises(uw.errors.ConfigError, match=r"scale=0.001.*Expected"):
+        study.upweight(data.query)
+
+
+@pytest.mark.parametrize("name", ["block_cg", "woodbury"])
+def test_solvers_of_positive_matrices_refuse_the_hessian_of_a_network(name):
+    study, data = study_with(name, curvature="hessian")
+    with pytest.raises(uw.errors.ConfigError, match=r"curvature='hessian' of a network.*Expected curvature='ggn'"):
+        study.upweight(data.query)
+
+
+@pytest.mark.parametrize("name", ITERATIVE)
+def test_auto_curvature_is_gauss_newton_with_a_solver_that_iterates(name):
+    study, _ = study_with(name, curvature="auto")
+    assert study.fitted.kind == "ggn"
+
+
+@pytest.mark.parametrize("name", ITERATIVE)
+def test_blocks_take_no_iterative_solver(name):
+    with pytest.raises(uw.errors.ConfigError, match="inverted block by block"):
+        study_with(name, curvature="ekfac")
+
+
+@pytest.mark.parametrize("name", ["lissa", "woodbury"])
+def test_linear_models_have_cheaper_exact_solvers(name):
+    data = classification(n=60, p=6, m=5, classes=3)
+    study = uw.Study(nn.Linear(6, 3).double().eval(), (data.X, data.y), loss="cross_entropy", penalty=0.1, solver=name)
+    with pytest.raises(uw.errors.ConfigError, match="linear in its parameters"):
+        study.upweight(data.query)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: uw.Solver("gmres"), "unknown. Expected one of"),
+        (lambda: uw.Solver("block_cg", rank=3), "no use for. Expected steps or tolerance"),
+        (lambda: uw.Solver("woodbury", steps=3), "Expected no option"),
+        (lambda: uw.Solver("lissa", steps=0), "above zero"),
+    ],
+)
+def test_solver_options_that_cannot_be_meant_are_refused(make, words):
+    with pytest.raises(uw.errors.ConfigError, match=words):
+        make()
+
+
+def test_too_few_steps_are_an_error_and_not_a_number():
+    study, data = study_with(uw.Solver("block_cg", steps=1, tolerance=1e-10))
+    with pytest.raises(uw.errors.NotConverged, match="after 1 steps"):
+        study.upweight(data.query)
+
+
+def test_trust_and_leverage_of_an_iterated_study_come_from_its_ekfac():
+    study, _ = study_with("block_cg")
+    blocks, _ = study_with("auto", curvature="ekfac")
+    np.testing.assert_allclose(study.leverage(), blocks.leverage(), rtol=0.5)
+    assert "block conjugate gradients" in str(study.trust())
