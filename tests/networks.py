@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
@@ -95,9 +96,7 @@ def cnn() -> nn.Module:
 
 def residual() -> nn.Module:
     stem = nn.Conv2d(1, 6, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(inplace=True)
-    return nn.Sequential(
-        *stem, Residual(6), Residual(6), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, CLASSES)
-    )
+    return nn.Sequential(*stem, Residual(6), Residual(6), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, CLASSES))
 
 
 def builtin() -> nn.Module:
@@ -157,6 +156,12 @@ def trained(name: str) -> Trained:
             optimiser.step()
         optimiser.zero_grad()
     return Trained(model.eval(), X[:TRAINED], y[:TRAINED], X[TRAINED:], y[TRAINED:])
+
+
+def relative(found: Any, truth: Any) -> float:
+    """The largest error in units of the largest true entry."""
+    truth = torch.as_tensor(truth)
+    return float((torch.as_tensor(found) - truth).abs().max() / truth.abs().max())
 
 
 def plain_gradient(model: nn.Module, value: torch.Tensor, names: list[str] | None = None) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 from upweight._typing import Tensor
 from upweight.adapters.adapted import Adapted, PlainCodec
 from upweight.errors import ConfigError, ModelError, NonFiniteInput, ShapeError
-from upweight.gradients.guard import as_found
+from upweight.gradients.guard import as_found, called
 from upweight.gradients.vmap import refused_in_words
 from upweight.objective import Examples, Forward, Loss, Objective, Penalty, plain_forward, read_loss, read_penalty
 from upweight.objective.data import map_tensors
@@ -119,7 +119,7 @@ def _bind(
     with as_found(model), torch.no_grad():
         buffers = {f"model.{name}": value.clone() for name, value in model.named_buffers()}
         with refused_in_words(batch):
-            outputs, targets = torch.func.functional_call(_Caller(model, forward), buffers, (batch,))
+            outputs, targets = called(_Caller(model, forward), buffers, batch)
     if not isinstance(outputs, Tensor) or outputs.ndim < 1 or len(outputs) != min(2, len(examples)):
         found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise ShapeError(

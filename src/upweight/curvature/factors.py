@@ -60,7 +60,7 @@ class Walk:
 
 @dataclass
 class LayerSums:
-    """Second moments of one linear map: Σ w·aaᵀ over examples and positions, Σ w·ggᵀ over labels as well."""
+    """Second moments of one linear map: Σ w·aaᵀ over examples and the positions reached, Σ w·ggᵀ over labels as well."""
 
     layer: FactoredJacobian
     inputs: Float[Tensor, "i i"] = field(init=False)
@@ -74,16 +74,16 @@ class LayerSums:
 
     def add(self, a: Float[Tensor, "b s i"], g: Float[Tensor, "b k s o"], weights: Float[Tensor, "b"]) -> None:
         """Add a batch."""
-        spread = weights.sqrt()
-        flat = (a * spread[:, None, None]).flatten(0, 1)
+        spread, within = weights.sqrt(), reached(g)
+        flat = (a * (spread[:, None] * within).unsqueeze(2)).flatten(0, 1)
         self.inputs.addmm_(flat.T, flat)
         flat = (g * spread[:, None, None, None]).flatten(0, 2)
         self.slopes.addmm_(flat.T, flat)
-        self.total += float(weights.sum()) * a.shape[1]
+        self.total += float(weights @ within.sum(1))
 
     @property
     def means(self) -> tuple[Float[Tensor, "o o"], Float[Tensor, "i i"]]:
-        """E Σ_s ggᵀ and the mean of aaᵀ over positions: their Kronecker product is K-FAC's block."""
+        """E Σ_s ggᵀ and the mean of aaᵀ over positions reached: their Kronecker product is K-FAC's block."""
         return self.slopes, self.inputs / max(self.total, torch.finfo(self.inputs.dtype).tiny)
 
 
@@ -138,7 +138,16 @@ def positions(layer: FactoredJacobian, reduce: bool) -> tuple[Float[Tensor, "b s
     """a and g of a layer; reduced, the mean input and the summed gradient of every example."""
     if not reduce or layer.inputs.shape[1] == 1:
         return layer.inputs, layer.slopes
-    return layer.inputs.mean(1, keepdim=True), layer.slopes.sum(2, keepdim=True)
+    within = reached(layer.slopes).unsqueeze(2)
+    mean = (layer.inputs * within).sum(1, keepdim=True) / within.sum(1, keepdim=True).clamp_min(1)
+    return mean, layer.slopes.sum(2, keepdim=True)
+
+
+def reached(slopes: Float[Tensor, "b k s o"]) -> Float[Tensor, "b s"]:
+    """1 where the gradient of some label arrives, else 0: padding takes no part, however long. Lone positions all do."""
+    if slopes.shape[2] == 1:
+        return slopes.new_ones(len(slopes), 1)
+    return slopes.ne(0).any(3).any(1).to(slopes.dtype)
 
 
 def kept_bytes(walk: Walk, first: LabelRows) -> int:

@@ -15,7 +15,7 @@ SHARINGS = ("expand", "reduce")
 def kfac(source: Objective | Engine, fisher: str = "auto", sharing: str = "expand", seed: int = 0) -> BlockDiagonal:
     """The K-FAC approximation of the Fisher, one block a layer, with the penalty.
 
-        F_layer ≈ E[Σ_s g gᵀ] ⊗ mean_s[a aᵀ]
+        F_layer ≈ E[Σ_s g gᵀ] ⊗ mean_s[a aᵀ],   s over positions a gradient reaches
 
     Args:
         fisher: 'exact', 'sampled', 'empirical', or 'auto' (exact where there are few labels).

@@ -1,10 +1,14 @@
-"""One `with` that scores a model in eval mode and hands it back exactly as found."""
+"""A model scored in eval mode, at parameters of one's own, and handed back exactly as found."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
+from torch.func import functional_call
+
+from upweight._typing import Tensor
 
 
 @contextmanager
@@ -19,3 +23,24 @@ def as_found(model: nn.Module) -> Iterator[None]:
         finally:
             for module, training in modes:
                 module.training = training
+
+
+def called(model: nn.Module, values: Mapping[str, Tensor], batch: Any) -> Any:
+    """The model's answer with these parameters and buffers in place of its own, by the names it lists them under.
+
+    Ties are followed here: torch's own following swaps a module with two names twice, and puts the wrong tensor back.
+    """
+    placed = {place: values[name] for place, name in _places(model).items() if name in values}
+    return functional_call(model, placed, (batch,), tie_weights=False)
+
+
+def _places(model: nn.Module) -> dict[str, str]:
+    """Every place a parameter or buffer is kept, each module visited once, and the name that tensor is listed under."""
+    listed: dict[int, str] = {}
+    found: dict[str, str] = {}
+    for path, module in model.named_modules():
+        for key, value in (*module._parameters.items(), *module._buffers.items()):
+            if value is not None:
+                place = f"{path}.{key}" if path else key
+                found[place] = listed.setdefault(id(value), place)
+    return found

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.func import functional_call, grad, jacrev, vmap
+from torch.func import grad, jacrev, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from upweight._typing import Batch, Tensor
 from upweight.errors import ConfigError, ShapeError
 from upweight.gradients.engine import Engine
-from upweight.gradients.guard import as_found
+from upweight.gradients.guard import as_found, called
 from upweight.objective import Examples, Objective
 from upweight.objective.data import map_tensors
 from upweight.router import TILE_BYTES
@@ -110,7 +110,7 @@ class VmapEngine(Engine):
         """Raw outputs and targets at θ; buffers are copies, so the model keeps its own."""
         tracked = {f"model.{name}": value for name, value in self.objective.space.unflatten(theta).items()}
         buffers = {f"model.{name}": value.clone() for name, value in self.objective.model.named_buffers()}
-        return functional_call(self._bound, {**self._frozen, **buffers, **tracked}, (batch,))
+        return called(self._bound, {**self._frozen, **buffers, **tracked}, batch)
 
     def function_of(self, batch: Batch, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         """θ ↦ η of a batch, in another floating-point type; frozen parameters and buffers are cast along."""
@@ -124,7 +124,7 @@ class VmapEngine(Engine):
         def function(theta: Tensor) -> Tensor:
             tracked = {f"model.{name}": value for name, value in self.objective.space.unflatten(theta).items()}
             with as_found(self.objective.model):
-                outputs, _ = functional_call(self._bound, {**others, **tracked}, (cast,))
+                outputs, _ = called(self._bound, {**others, **tracked}, cast)
             return outputs.reshape(len(outputs), -1)
 
         return function

@@ -92,7 +92,7 @@ def corrected(changes: Changes, inverse: LinearOperator, pull: Float[Tensor, "p"
     curvature = changes.curvature.to(coupling.dtype)
     extra = _extra(changes, inverse, pull)
     if extra is not None:
-        target = target - _times(curvature, extra)
+        target = target - _times(curvature, extra.to(coupling.dtype))
     system = torch.eye(coupling.shape[1], dtype=coupling.dtype, device=coupling.device) + curvature @ coupling
     refused = _unsolvable(system)
     if refused.any():
