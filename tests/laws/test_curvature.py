@@ -180,6 +180,35 @@ def test_inverting_blocks_inverts_the_matrix():
     assert inverse.verdict.damping == 0.2 and "blocks" in inverse.verdict.method
 
 
+class Masked(nn.Module):
+    """Averages a layer over the positions that are not padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        real = x[..., -1:] > 0  # the last feature marks what is real
+        hidden = torch.tanh(self.layer(x)) * real
+        return self.head(hidden.sum(1) / real.sum(1))
+
+
+@pytest.mark.parametrize("sharing", ["expand", "reduce"])
+def test_padding_changes_no_factor(sharing):
+    """However long, and whatever a layer is given there: no gradient arrives from it."""
+    torch.manual_seed(0)
+    model = Masked().double().eval()
+    X = vectors(3, 4)
+    X[..., -1] = 1
+    X[::2, 2] = torch.tensor([0, 0, 0, -1])
+    longer = torch.cat([X, torch.tensor([3.0, 1, 2, -1]).double().expand(N, 5, 4)], 1)
+    short, long = (adapt_module(model, (x, torch.arange(N) % 3), Form("cross_entropy")).objective for x in (X, longer))
+    torch.testing.assert_close(
+        uw.curvature.kfac(long, sharing=sharing).dense(), uw.curvature.kfac(short, sharing=sharing).dense()
+    )
+    torch.testing.assert_close(uw.curvature.ekfac(long).dense(), uw.curvature.ekfac(short).dense())
+
+
 def test_unknown_fishers_and_too_many_labels_are_refused():
     with pytest.raises(uw.errors.ConfigError, match=r"fisher='best' is unknown. Expected one of"):
         read_fisher("best", 3)

@@ -1,6 +1,7 @@
 """Faults once found in other libraries, one test each: ours gives the truth, and the faulty computation does not."""
 
-import random
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,7 +85,7 @@ def assert_ours_and_not(found, truth, faulty) -> None:
 def test_the_inverse_is_of_the_whole_hessian_and_not_a_mean_of_batches_inverses(case):
     truth = case.T @ torch.linalg.inv(case.hessian()) @ case.G.T / N
     faulty = torch.stack([torch.linalg.inv(case.hessian(slice(k, k + 8))) for k in range(0, N, 8)]).mean(0)
-    for batch_size in (1, 8, "auto"):
+    for batch_size in (8, "auto"):
         found = case.study(curvature="hessian", batch_size=batch_size).drop(case.query, order="first").values
         assert_ours_and_not(found, truth, case.T @ faulty @ case.G.T / N)
 
@@ -114,11 +115,9 @@ def test_each_group_of_a_convolution_sees_its_own_channels():
     X, y = torch.randn(9, 4, 4, 4).double(), torch.arange(9) % 3
     study = uw.Study(model, (X, y), loss="cross_entropy")
     assert study.fitted.engine.coverage["0.weight"] == "Conv2d"
-    slopes = []
-    handle = conv.register_full_backward_hook(lambda module, given, found: slopes.append(found[0]))
-    F.cross_entropy(model(X), y, reduction="sum").backward()
-    handle.remove()
-    every = torch.einsum("bos,bis->boi", slopes[0].flatten(2), F.unfold(X, 3))  # (b, o, channels · window)
+    outputs = conv(X)
+    slopes = torch.autograd.grad(F.cross_entropy(model[1:](outputs), y, reduction="sum"), outputs)[0]
+    every = torch.einsum("bos,bis->boi", slopes.flatten(2), F.unfold(X, 3))  # (b, o, channels · window)
     found = uw.rows(study.objective).dense()[:, : conv.weight.numel()]
     truth = plain_gradients(model, X, y)[:, : conv.weight.numel()]
     assert_ours_and_not(found, truth, every[:, :, : 2 * 9].flatten(1))
@@ -144,7 +143,8 @@ def test_every_use_of_a_weight_counts(tied):
     torch.manual_seed(0)
     case = fitted(Twice(tied).double().eval())
     outputs = F.cross_entropy(case.model(case.X), case.y, reduction="sum")
-    last = torch.autograd.grad(outputs, case.model.last)[0].unsqueeze(2) * case.model.between.unsqueeze(1)
+    slopes = torch.autograd.grad(outputs, case.model.last)[0]
+    last = torch.einsum("bo,bi->boi", slopes, case.model.between.detach())
     found = uw.rows(case.study().objective).dense()
     assert relative(found, case.G) < ROUNDING
     assert_ours_and_not(found[:, :9], case.G[:, :9], last.flatten(1))
@@ -177,19 +177,26 @@ def test_integer_labels_stay_integers(case, labels):
         F.cross_entropy(case.model(case.X), case.y.to(case.X))
 
 
-def random_states() -> tuple:
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002
-    return torch.get_rng_state().tolist(), name, keys.tolist(), rest, random.getstate()
-
-
-def test_no_global_random_state_is_touched(case):
-    torch.manual_seed(5), np.random.seed(5), random.seed(5)  # noqa: NPY002
-    before = random_states()
-    study = case.study(curvature="ekfac", fisher="sampled", seed=3)
-    study.drop(case.query), study.self_influence(), case.study().check(case.query, refits=2)
-    assert random_states() == before
-    torch.manual_seed(3)  # a seed set for the caller
-    assert random_states() != before
+def test_no_global_random_state_is_touched():
+    """In a process of its own: the shape checks of the other tests draw from Python's random numbers."""
+    script = """
+import random, sys, warnings
+import numpy as np, torch, upweight as uw
+warnings.simplefilter("ignore")
+def states():
+    return torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()
+torch.manual_seed(5), np.random.seed(5), random.seed(5)
+model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Dropout(0.5), torch.nn.Tanh(), torch.nn.Linear(4, 3))
+data = torch.randn(20, 3), torch.arange(20) % 3
+before = states()
+study = uw.Study(model, data, loss="cross_entropy", penalty=0.1, curvature="ekfac", fisher="sampled", seed=3)
+study.drop(data), study.drop(data, order="first"), study.self_influence(), study.trust()
+print(states() == before)
+torch.manual_seed(3)  # the fault: a seed set for the caller
+print(states() == before)
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert found.split() == ["True", "False"]
 
 
 def test_scores_are_of_the_mean_loss_and_not_off_by_n(case):
@@ -220,17 +227,14 @@ def test_the_exact_fisher_sums_over_labels_and_not_inside_one_gradient(case):
 @pytest.mark.parametrize("curvature", ["hessian", "ggn", "ekfac", "kfac", "diagonal", "block_diagonal", "identity"])
 def test_scores_do_not_depend_on_the_batch_size(case, curvature):
     settings = {"curvature": curvature, "damping": 0.01, "fisher": "empirical"}
-    whole, *others = (case.study(batch_size=size, **settings).drop(case.query).values for size in ("auto", 1, 7))
-    for values in others:
-        assert relative(values, whole) < ROUNDING
+    whole, small = (case.study(batch_size=size, **settings).drop(case.query).values for size in ("auto", 7))
+    assert relative(small, whole) < ROUNDING
 
 
-def test_the_fisher_squares_each_example_s_gradient_and_not_a_batch_s():
-    torch.manual_seed(0)
-    case = fitted(mlp(3, 4, 3, 0))
+def test_the_fisher_squares_each_example_s_gradient_and_not_a_batch_s(case):
     truth = case.G.square().mean(0)
     faulty = torch.stack([rows.mean(0).square() for rows in case.G.split(7)]).mean(0)
-    for batch_size in (1, 7):
+    for batch_size in (7, 40):
         objective = case.study(batch_size=batch_size, penalty=None, curvature="identity").objective
         assert_ours_and_not(uw.curvature.diagonal(objective, "empirical").dense().diagonal(), truth, faulty)
 

@@ -117,3 +117,25 @@ def test_the_user_s_arrays_are_not_written_to():
     model = nn.Linear(3, 2).double().eval()
     with pytest.warns(uw.errors.NotStationaryWarning):
         assert uw.Study(model, (X, y), loss="cross_entropy", penalty=uw.L2(0.1)).drop((X, y)).values.shape == (10, 10)
+
+
+def test_a_layer_with_two_names_is_handed_back_as_found():
+    """torch.func puts a copy back in place of the parameters and buffers of a module it knows by two names."""
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm, self.head = nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)
+            self.again, self.norm_again = self.first, self.norm
+
+        def forward(self, x):
+            return self.head(self.norm_again(self.again(torch.tanh(self.norm(self.first(x))))))
+
+    torch.manual_seed(0)
+    model, X = Twice().double().eval(), torch.randn(9, 3).double()
+    tensors = [*model.parameters(), *model.buffers()]
+    study = uw.Study(model, (X, torch.arange(9) % 2), loss="cross_entropy", penalty=uw.L2(0.5), curvature="ggn")
+    with pytest.warns(uw.errors.NotStationaryWarning):
+        study.drop((X, torch.arange(9) % 2))
+    assert all(a is b for a, b in zip([*model.parameters(), *model.buffers()], tensors, strict=True))
+    assert all(isinstance(p, nn.Parameter) and p.requires_grad for p in tensors[: len([*model.parameters()])])

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import upweight as uw
 from cases import pearson, slope
-from networks import MAKE, TRAINED, Trained, dense_ekfac_inverse, plain_gradients, relative, trained
+from networks import CLASSES, MAKE, TRAINED, Trained, dense_ekfac_inverse, plain_gradients, relative, trained
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::upweight.errors.NotStationaryWarning",  # Adam stops where it stops
@@ -75,6 +75,20 @@ def test_first_order_drops_are_a_product_of_three_plain_matrices(name):
     assert relative(found, -T @ P @ C.T) < 1e-6
 
 
+@pytest.mark.parametrize("name", ["mlp", "cnn", "lstm"])
+def test_replacing_and_relabelling_are_differences_of_gradients(name):
+    net, which = trained(name), [3, 10]
+    T, P = plain_gradients(net.model, net.Xt, net.yt), dense_ekfac_inverse(net.model, net.X, PENALTY, SHARE)
+    old, others = plain_gradients(net.model, net.X[which], net.y[which]), (net.y[which] + 1) % CLASSES
+    study = study_of(net)
+    found = study.replace(which, (net.Xt[:2], net.yt[:2]), net.query, order="first").values
+    assert relative(found, -T @ P @ (T[:2] - old).T / TRAINED) < 1e-6
+    found = study.relabel(dict(zip(which, others.tolist(), strict=True)), net.query, order="first").values
+    assert relative(found, -T @ P @ (plain_gradients(net.model, net.X[which], others) - old).T / TRAINED) < 1e-6
+    corrected = study.replace(which, (net.X[which], others), net.query).values
+    assert relative(corrected, study.relabel(dict(zip(which, others.tolist(), strict=True)), net.query).values) < 1e-6
+
+
 @pytest.mark.parametrize(("name", "order"), [*((name, "first") for name in MAKE), ("mlp", "newton"), ("cnn", "newton")])
 def test_drops_do_not_depend_on_the_batch_size(name, order):
     net = trained(name)
@@ -82,6 +96,17 @@ def test_drops_do_not_depend_on_the_batch_size(name, order):
     whole = study_of(few).drop(net.query, order=order).values
     for batch_size in (1, 7):
         assert relative(study_of(few, batch_size=batch_size).drop(net.query, order=order).values, whole) < 1e-8
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_float32_networks_give_the_answers_of_float64(name):
+    """The same penalty, blocks and orders; rounding of float32 through EK-FAC's eigenvectors."""
+    net = trained(name)
+    X, Xt = net.X.float(), net.Xt.float()
+    single = replace(net, model=copy.deepcopy(net.model).float(), X=X, Xt=Xt)
+    for order in ("first", "newton"):
+        found, truth = (study_of(each).drop(each.query, order=order).values for each in (single, net))
+        assert relative(found, truth) < 5e-3, order
 
 
 @pytest.mark.parametrize("name", MAKE)

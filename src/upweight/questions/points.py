@@ -22,8 +22,8 @@ from upweight.objective import Examples
 from upweight.objective.data import Chosen
 from upweight.questions.question import Question
 from upweight.questions.terms import Tile, new_tiles, point_tiles, terms
-from upweight.tiles import DenseJacobian
-from upweight.tiles.layer_jacobians import layer_sandwich, sum_of
+from upweight.tiles import DenseJacobian, Jacobian
+from upweight.tiles.layer_jacobians import JacobianSum, PlacedJacobian, layer_sandwich, sum_of
 
 
 def drop(question: Question, which: Any) -> Effects:
@@ -192,10 +192,19 @@ def _replaced(fitted: Fitted, places: np.ndarray, examples: Examples) -> Iterato
     weights = fitted.weights[places]
     leaving = terms(fitted, Chosen(fitted.objective.examples, places), -weights)
     for (where, old), (_, new) in zip(leaving, terms(fitted, examples, weights), strict=True):
-        jacobian = DenseJacobian(torch.cat([old.jacobian.dense(), new.jacobian.dense()], 1))
+        jacobian = _by_blocks(fitted, torch.cat([old.jacobian.dense(), new.jacobian.dense()], 1))
 
         def bend(old=old, new=new) -> Tensor:
             pairs = zip(old.curvature, new.curvature, strict=True)
             return torch.stack([torch.block_diag(*pair) for pair in pairs])
 
         yield Tile(where, Changes(jacobian, torch.cat([old.push, new.push], 1), bend))
+
+
+def _by_blocks(fitted: Fitted, values: Float[Tensor, "k o p"]) -> Jacobian:
+    """A written-out Jacobian, cut along the blocks of structured curvature."""
+    if not fitted.structured:
+        return DenseJacobian(values)
+    rows = values.flatten(0, 1)
+    parts = [PlacedJacobian(at.gather(rows).view(*values.shape[:2], -1), at) for at, _ in fitted.blocks.parts]
+    return JacobianSum(tuple(parts))

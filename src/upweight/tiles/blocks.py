@@ -78,10 +78,10 @@ class LayerBlock(Block):
 
 @dataclass(frozen=True)
 class PlacedBlock(LayerBlock):
-    """Rows that are zero outside one parameter."""
+    """Rows that are zero outside one parameter or layer, written out in its own coordinates."""
 
     values: Float[Tensor, "b q"]
-    layout: FlatLayout
+    layout: Layout
 
     def __len__(self) -> int:
         return len(self.values)

@@ -10,7 +10,7 @@ import torch
 from upweight._typing import Float, Int, Tensor
 from upweight.linop import BlockDiagonal, KroneckerEigen, LinearOperator
 from upweight.router import chunk
-from upweight.space import FlatLayout, LinearLayout
+from upweight.space import FlatLayout, Layout, LinearLayout
 from upweight.tiles.blocks import Block, BlockSum, FactoredBlock, IndexedBlock, PlacedBlock, SharedBlock
 from upweight.tiles.jacobian import Jacobian, LayerJacobian, add_dense_gram, dense_sandwich
 
@@ -56,10 +56,10 @@ class FactoredJacobian(LayerJacobian):
 
 @dataclass(frozen=True)
 class PlacedJacobian(LayerJacobian):
-    """A parameter whose derivatives are written out."""
+    """A parameter, or a layer, whose derivatives are written out."""
 
     slopes: Float[Tensor, "b k q"]
-    layout: FlatLayout
+    layout: Layout
 
     def vjp(self, outputs: Tensor) -> Block:
         return PlacedBlock(self.mixed(outputs), self.layout)
