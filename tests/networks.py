@@ -189,7 +189,7 @@ def label_gradients(model: nn.Module, X: torch.Tensor) -> torch.Tensor:
 
 
 def factors(model: nn.Module, X: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """For every linear and convolutional layer: its coordinates (o, i), mean aaᵀ and E Σ ggᵀ over examples and labels."""
+    """For every linear and convolutional layer: coordinates (o, i), the mean of aaᵀ over positions reached, E Σ ggᵀ."""
     place, at = 0, {}
     for p in model.parameters():
         at[id(p)] = torch.arange(place, place + p.numel())
@@ -209,12 +209,16 @@ def factors(model: nn.Module, X: torch.Tensor) -> Iterator[tuple[torch.Tensor, t
         a = given.reshape(-1, given.shape[-1]) if isinstance(layer, nn.Linear) else windows(layer, given)
         if layer.bias is not None:
             where, a = torch.cat([where, at[id(layer.bias)].unsqueeze(1)], 1), torch.cat([a, a.new_ones(len(a), 1)], 1)
-        second = torch.zeros(len(where), len(where)).double()
-        for log in logs.T:
-            (g,) = torch.autograd.grad(-log, output, (0.5 * log).exp().detach(), retain_graph=True)
-            g = g.flatten(0, -2) if isinstance(layer, nn.Linear) else g.transpose(0, 1).flatten(1).T
-            second += g.T @ g / len(X)
-        yield where, (a.T @ a / len(a)).detach(), second
+        rows = [torch.autograd.grad(-log, output, (0.5 * log).exp().detach(), retain_graph=True)[0] for log in logs.T]
+        slopes = torch.stack([by_position(layer, g) for g in rows])  # (k, b·s, o)
+        if len(a) > len(X):
+            a = a[slopes.ne(0).any(2).any(0)]
+        yield where, (a.T @ a / len(a)).detach(), torch.einsum("kso,ksx->ox", slopes, slopes) / len(X)
+
+
+def by_position(layer: nn.Module, slopes: torch.Tensor) -> torch.Tensor:
+    """Output gradients of a layer, (b·s, o)."""
+    return slopes.flatten(0, -2) if isinstance(layer, nn.Linear) else slopes.transpose(0, 1).flatten(1).T
 
 
 def windows(layer: nn.Conv2d, given: torch.Tensor) -> torch.Tensor:

@@ -198,6 +198,7 @@ def test_gradients_of_padded_texts_are_those_of_the_texts_alone(tuned, study):
         assert relative(row, tuned.plain(batch, i)) < 1e-8
 
 
+@pytest.mark.slow
 def test_more_padding_changes_no_answer(tuned, study):
     longer = tuned.study(20, batch_size=7).drop(tuned.query(20), order="first").values
     assert relative(longer, study.drop(tuned.query(14), order="first").values) < 1e-8

@@ -102,10 +102,11 @@ def test_drops_do_not_depend_on_the_batch_size(name, order):
 def test_float32_networks_give_the_answers_of_float64(name):
     """The same penalty, blocks and orders; rounding of float32 through EK-FAC's eigenvectors."""
     net = trained(name)
-    X, Xt = net.X.float(), net.Xt.float()
-    single = replace(net, model=copy.deepcopy(net.model).float(), X=X, Xt=Xt)
+    net = replace(net, X=net.X[:24], y=net.y[:24])
+    single = replace(net, model=copy.deepcopy(net.model).float(), X=net.X.float(), Xt=net.Xt.float())
+    studies = study_of(single), study_of(net)
     for order in ("first", "newton"):
-        found, truth = (study_of(each).drop(each.query, order=order).values for each in (single, net))
+        found, truth = (study.drop(each.query, order=order).values for study, each in zip(studies, (single, net)))
         assert relative(found, truth) < 5e-3, order
 
 
@@ -117,7 +118,7 @@ def test_the_network_is_handed_back_as_found(name):
     F.cross_entropy(model(net.X), net.y).backward()
     before = snapshot(model)
     with pytest.warns(uw.errors.ModeWarning, match="train mode"):
-        study = study_of(replace(net, model=model))
+        study = study_of(replace(net, model=model, X=net.X[:24], y=net.y[:24]))
     study.drop(net.query, order="first"), study.drop(net.query), study.self_influence()
     assert_unchanged(model, before)
 
@@ -174,7 +175,7 @@ def at_a_minimum() -> Stationary:
 def left_out(at_a_minimum) -> tuple[np.ndarray, np.ndarray]:
     """The points of most influence, and what training on without each of them does to the queries."""
     effects = at_a_minimum.study("ggn").drop(at_a_minimum.net.query).values
-    top = np.argsort(-np.abs(effects).sum(0))[:10]
+    top = np.argsort(-np.abs(effects).sum(0))[:8]
     return top, np.stack([at_a_minimum.refitted(i) for i in top], 1)
 
 
