@@ -101,7 +101,7 @@ def test_weights_and_biases_are_laid_together_row_by_row(case):
 
 
 def test_ekfac_s_eigenvectors_are_columns(case):
-    blocks = case.study(curvature="ekfac").fitted.blocks
+    blocks = case.study(curvature="ekfac").fitted.blocked.curvature
     turned = [(at, KroneckerEigen(block.left.T, block.right.T, block.values)) for at, block in blocks.parts]
     faulty = uw.inverse(uw.curvature.damped(BlockDiagonal(blocks.width, tuple(turned)), uw.Relative(SHARE)))
     truth = case.T @ case.P @ case.G.T / N

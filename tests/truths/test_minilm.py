@@ -208,7 +208,7 @@ def test_first_order_drops_are_a_product_of_plain_gradients_and_the_block_invers
     batch, query = tuned.train(14), tuned.query(14)
     theta = torch.cat([p.detach().flatten() for name, p in tuned.model.named_parameters() if name in tuned.tracked])
     T = torch.stack([tuned.plain(query, q) for q in range(len(QUERIES))])
-    TP = T @ study.fitted.block_inverse.operator
+    TP = T @ study.fitted.blocked.inverse.operator
     truth = torch.stack([TP @ (tuned.plain(batch, i) + PENALTY * theta) for i in range(60)], 1) / 60
     assert relative(study.drop(query, order="first").values, truth) < 1e-6
 

@@ -206,5 +206,7 @@ def _by_blocks(fitted: Fitted, values: Float[Tensor, "k o p"]) -> Jacobian:
     if not fitted.structured:
         return DenseJacobian(values)
     rows = values.flatten(0, 1)
-    parts = [PlacedJacobian(at.gather(rows).view(*values.shape[:2], -1), at) for at, _ in fitted.blocks.parts]
+    parts = [
+        PlacedJacobian(at.gather(rows).view(*values.shape[:2], -1), at) for at, _ in fitted.blocked.curvature.parts
+    ]
     return JacobianSum(tuple(parts))
