@@ -354,6 +354,18 @@ MUTANTS = [
         "self.total += float(weights.sum())",
     ),
     Mutant(
+        "K-FAC: padding takes part in the inputs' moments",
+        "curvature/factors.py",
+        "return slopes.ne(0).any(3).any(1).to(slopes.dtype)",
+        "return slopes.new_ones(len(slopes), slopes.shape[2])",
+    ),
+    Mutant(
+        "a module with two names gets a copy back",
+        "gradients/guard.py",
+        "functional_call(model, placed, (batch,), tie_weights=False)",
+        "functional_call(model, dict(values), (batch,))",
+    ),
+    Mutant(
         "kernel windows in another order than the weight",
         "gradients/layers.py",
         "order = (0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes))",
