@@ -14,6 +14,9 @@ KEPT_BYTES = 2**30
 MATRICES_HELD = 3
 """H, its factor and its inverse: what the dense road keeps in memory at once."""
 
+MOST_ROWS = 2000
+"""Rows of the most curvature that a preconditioner of a Gauss-Newton matrix takes exactly."""
+
 WOODBURY_SHARE = 4
 """A group's own system pays when it is this many times smaller than p: it is solved in addition to two products."""
 

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from cases import classification, pearson, slope
 from torch import nn
 
 import upweight as uw
+from cases import classification, pearson, slope
+from upweight.curvature.gauss_newton import curvature_products, root_rows
+from upweight.curvature.most_curved import most_curved
 from upweight.fitted.settings import ITERATIVE
 
 pytestmark = pytest.mark.filterwarnings("ignore::upweight.errors.NotStationaryWarning")
@@ -34,6 +36,8 @@ def truth():
     [
         ("block_cg", 1e-6),
         (uw.Solver("block_cg", tolerance=1e-10), 1e-9),
+        (uw.Solver("block_cg", precondition="ekfac"), 1e-6),
+        (uw.Solver("block_cg", precondition="none"), 1e-6),
         ("woodbury", 1e-10),
         (uw.Solver("lanczos", rank=73, steps=73), 1e-8),
         (uw.Solver("nystrom", rank=73), 1e-6),
@@ -120,6 +124,7 @@ def test_linear_models_have_cheaper_exact_solvers(name):
         (lambda: uw.Solver("block_cg", rank=3), "no use for. Expected steps or tolerance"),
         (lambda: uw.Solver("woodbury", steps=3), "Expected no option"),
         (lambda: uw.Solver("lissa", steps=0), "above zero"),
+        (lambda: uw.Solver("block_cg", precondition="jacobi"), "Expected one of curved, ekfac, none"),
     ],
 )
 def test_solver_options_that_cannot_be_meant_are_refused(make, words):
@@ -128,7 +133,7 @@ def test_solver_options_that_cannot_be_meant_are_refused(make, words):
 
 
 def test_too_few_steps_are_an_error_and_not_a_number():
-    study, data = study_with(uw.Solver("block_cg", steps=1, tolerance=1e-10))
+    study, data = study_with(uw.Solver("block_cg", steps=1, tolerance=1e-10, precondition="none"))
     with pytest.raises(uw.errors.NotConverged, match="after 1 steps"):
         study.upweight(data.query)
 
@@ -138,3 +143,33 @@ def test_trust_and_leverage_of_an_iterated_study_come_from_its_ekfac():
     blocks, _ = study_with("auto", curvature="ekfac")
     np.testing.assert_allclose(study.leverage(), blocks.leverage(), rtol=0.5)
     assert "block conjugate gradients" in str(study.trust())
+
+
+def steps_of(verdict):
+    return int(verdict.split(" iterations")[0].split()[-1])
+
+
+def test_the_rows_that_bend_most_save_two_thirds_of_the_steps():
+    steps = {}
+    for name in ("curved", "none"):
+        study, data = study_with(uw.Solver("block_cg", precondition=name, tolerance=1e-6), damping=1e-5, penalty=None)
+        one = (data.query[0][:1], data.query[1][:1])
+        steps[name] = steps_of(study.upweight(one).verdict)
+    assert steps["curved"] <= steps["none"] / 3
+
+
+@pytest.mark.parametrize("name", ["linear", "conv2d", "attention", "tied", "layer norm", "embedding"])
+@pytest.mark.parametrize("most", [5, 10_000])
+def test_the_preconditioner_is_the_inverse_of_the_longest_rows_and_the_level(name, most):
+    from test_structured import study_of
+
+    study, _ = study_of(name, "ggn")
+    products = curvature_products(study.fitted.engine, "ggn", 0.3, torch.float64)
+    found = most_curved(products, most)
+    eye = torch.eye(products.size, dtype=torch.float64)
+    kept = found.rows.dense()[:, 0]
+    twin = torch.linalg.inv(kept.T @ kept + found.level * eye)
+    torch.testing.assert_close(found(eye), twin, rtol=1e-7, atol=1e-9)
+    whole = sum(float(block.dense().square().sum()) for block in root_rows(study.fitted.engine).tiles())
+    assert found.share == pytest.approx(float(kept.square().sum()) / whole)
+    assert len(kept) >= most or found.share == pytest.approx(1.0)

@@ -1,6 +1,6 @@
 """Exact curvature by its products, never written out: one row a solver.
 
-block_cg   conjugate gradients of all rows at once, preconditioned by EK-FAC
+block_cg   conjugate gradients of all rows at once, preconditioned by the examples that bend most, or by EK-FAC
 lissa      a stochastic Neumann series, σ measured on minibatches
 astra      the same, preconditioned by EK-FAC
 lanczos    the largest eigenvalues, λ for the rest
@@ -20,6 +20,7 @@ from upweight._typing import Tensor
 from upweight.curvature import mean_eigenvalue, shift_gauge
 from upweight.curvature.gauge import typical_product
 from upweight.curvature.gauss_newton import Differentiated, GaussNewton, curvature_products, root_rows
+from upweight.curvature.most_curved import most_curved
 from upweight.curvature.products import LinearHessian, kronecker_preconditioner, linear_hessian
 from upweight.errors import ConfigError
 from upweight.fitted.blocked import Blocked
@@ -147,14 +148,31 @@ def _block_cg(network: Network) -> Inverse:
         )
     fast, asked = network.products(), network.asked
     keep = keeps_directions(fast.size, EXPECTED_ROWS, network.dtype.itemsize, network.blocked.settings.budget)
+    words, precondition = _conditioned(network, fast)
     return BlockCG(
         fast,
         fast.in_type(torch.float64),
-        network.preconditioner(),
+        precondition,
         keep=keep,
-        verdict=network.verdict("block conjugate gradients, preconditioned by EK-FAC,"),
+        verdict=network.verdict(f"block conjugate gradients{words}"),
         **asked.given("steps", "tolerance"),
     )
+
+
+def _conditioned(network: Network, fast: GaussNewton | Differentiated) -> tuple[str, Callable[[Tensor], Tensor]]:
+    """The preconditioner asked for, in words and as a function."""
+    captured = isinstance(fast, GaussNewton) and float(fast.diagonal.min()) > 0
+    wanted = network.asked.precondition or ("curved" if captured else "ekfac")
+    if wanted == "curved":
+        if not isinstance(fast, GaussNewton) or not captured:
+            raise ConfigError(
+                "precondition='curved' found no damping, or a model whose Jacobians are not captured. Expected damping above zero and few outputs an example; use 'ekfac' or 'none'."
+            )
+        found = most_curved(fast)
+        return f", preconditioned by the {len(found.rows)} rows that hold {found.share:.0%} of the curvature,", found
+    if wanted == "none":
+        return "", lambda rows: rows.to(network.dtype)
+    return ", preconditioned by EK-FAC,", network.preconditioner()
 
 
 def _lissa(network: Network) -> Inverse:

@@ -28,8 +28,9 @@ SOLVERS = ("auto", "cholesky", *ITERATIVE)
 PRODUCTS = ("auto", "written", "separable")
 
 
+PRECONDITIONERS = ("curved", "ekfac", "none")
 OPTIONS = {
-    "block_cg": ("steps", "tolerance"),
+    "block_cg": ("steps", "tolerance", "precondition"),
     "lissa": ("scale", "steps", "repeats", "minibatch", "tolerance"),
     "astra": ("scale", "steps", "repeats", "minibatch", "tolerance"),
     "lanczos": ("rank", "steps"),
@@ -49,6 +50,8 @@ class Solver:
         rank: eigenvalues kept.
         scale: σ of a Neumann series; measured on minibatches by default.
         repeats, minibatch: independent series, and examples of each of their steps.
+        precondition: 'curved' (the examples that bend most, exactly), 'ekfac' or 'none'; by default 'curved' where
+            examples have few outputs.
 
     Raises:
         ConfigError: an unknown name, an option this solver has not, or one that is not above zero.
@@ -61,20 +64,23 @@ class Solver:
     scale: float | int | None = None
     repeats: int | None = None
     minibatch: int | None = None
+    precondition: str | None = None
 
     def __post_init__(self) -> None:
         if self.name not in SOLVERS:
             raise ConfigError(f"solver={self.name!r} is unknown. Expected one of {', '.join(SOLVERS)}.")
         allowed = OPTIONS.get(self.name, ())
-        for option in ("steps", "tolerance", "rank", "scale", "repeats", "minibatch"):
-            value = getattr(self, option)
+        for option in ("steps", "tolerance", "rank", "scale", "repeats", "minibatch", "precondition"):
+            value: Any = getattr(self, option)
             if value is None:
                 continue
             if option not in allowed:
                 raise ConfigError(
                     f"Solver({self.name!r}) found {option}={value!r}, which it has no use for. Expected {' or '.join(allowed) or 'no option'}; leave it out."
                 )
-            if not value > 0:
+            if option == "precondition" and value not in PRECONDITIONERS:
+                raise ConfigError(f"precondition={value!r} is unknown. Expected one of {', '.join(PRECONDITIONERS)}.")
+            if option != "precondition" and not value > 0:
                 raise ConfigError(f"Solver({self.name!r}) found {option}={value!r}. Expected a number above zero.")
 
     def given(self, *options: str) -> dict[str, Any]:

@@ -175,6 +175,20 @@ def layer_sandwich(layer: LayerJacobian, block: LinearOperator) -> Float[Tensor,
     return torch.cat(found)
 
 
+def own_gram(layer: LayerJacobian) -> Float[Tensor, "b b"]:
+    """Inner products of all rows of a layer of one output; from the factors where it is used once an example."""
+    if isinstance(layer, FactoredJacobian) and layer.inputs.shape[1] == 1:
+        a, g = layer.inputs[:, 0], layer.slopes[:, 0, 0]
+        return (a @ a.T).mul_(g @ g.T)
+    size = chunk(layer.layout.width, layer.slopes.element_size())
+    places = torch.arange(len(layer), device=layer.slopes.device).split(size)
+    if len(places) == 1:
+        rows = written_rows(layer)[:, 0]
+        return rows @ rows.T
+    rows = torch.cat([written_rows(layer.select(chosen))[:, 0] for chosen in places])  # pyright: ignore
+    return rows @ rows.T
+
+
 def sum_of(terms: list[Tensor]) -> Tensor:
     """Terms of one shape, added in place of the first."""
     total = terms[0].clone()
