@@ -151,8 +151,8 @@ MUTANTS = [
     Mutant(
         "A11: the pending step's sign",
         "fitted/fitted.py",
-        "return self.stationarity.gradient @ self.exact.inverse.T",
-        "return -self.stationarity.gradient @ self.exact.inverse.T",
+        "return self.gradient @ self.exact.inverse.T",
+        "return -self.gradient @ self.exact.inverse.T",
     ),
     Mutant(
         "leverage corrected the wrong way",

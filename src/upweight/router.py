@@ -42,6 +42,15 @@ def route_product(s: int, i: int, o: int, m: int, item: int) -> tuple[str, int]:
     return how, chunk(s * m * o if how == "through" else o * i, item)
 
 
+def route_rotation(s: int, i: int, o: int, k: int) -> str:
+    """How k gradients Σ_s g ⊗ a of an example come into an eigenbasis, besides 2·k·s·o·i to form them.
+
+    factors     turn the inputs once and every label's slopes    2·s·(i² + k·o²)
+    gradients   turn the gradients once formed                   2·k·o·i·(o + i)
+    """
+    return "factors" if s * (i * i + k * o * o) <= k * o * i * (o + i) else "gradients"
+
+
 SEPARABLE_ERROR = 0.04
 """Relative error that the separable rule may make over all layers: a Pearson correlation of .999 with the exact scores."""
 

@@ -15,11 +15,12 @@ from upweight.curvature.factors import (
     collect,
     fits_in_memory,
 )
+from upweight.curvature.grams import weighted
 from upweight.curvature.penalised import with_penalty
 from upweight.gradients import Engine
 from upweight.linop import BlockDiagonal, Dense, Diagonal, Kronecker, KroneckerEigen, LinearOperator
 from upweight.objective import Objective
-from upweight.router import chunk
+from upweight.router import chunk, route_rotation
 from upweight.solve.inverse import eigen
 from upweight.tiles.layer_jacobians import FactoredJacobian
 
@@ -62,22 +63,29 @@ def _add_squares(rows: LabelRows, bases: dict[Key, KroneckerEigen], values: dict
         key = layer.layout.places
         if not isinstance(layer, FactoredJacobian):
             continue
-        a, g = layer.inputs @ bases[key].right, layer.slopes @ bases[key].left  # (b, s, i), (b, k, s, o)
-        if a.shape[1] == 1:
-            squares = torch.einsum("bko,b->bo", g.squeeze(2).square(), rows.weights)
-            values[key].addmm_(squares.T, a.squeeze(1).square())
+        if layer.inputs.shape[1] == 1:
+            a, g = layer.inputs.squeeze(1) @ bases[key].right, layer.slopes.squeeze(2) @ bases[key].left
+            squares = torch.einsum("bko,b->bo", g.square(), rows.weights)
+            values[key].addmm_(squares.T, a.square())
         else:
-            _add_shared_squares(a, g, rows.weights, values[key])
+            _add_shared_squares(layer, bases[key], rows.weights, values[key])
 
 
 def _add_shared_squares(
-    a: Float[Tensor, "b s i"], g: Float[Tensor, "b k s o"], weights: Tensor, total: Float[Tensor, "o i"]
+    layer: FactoredJacobian, basis: KroneckerEigen, weights: Float[Tensor, "b"], total: Float[Tensor, "o i"]
 ) -> None:
-    size = chunk(total.numel(), a.element_size())
-    spread = weights.sqrt()[:, None, None]
-    for slopes in g.unbind(1):
-        for a_part, g_part in zip(a.split(size), (slopes * spread).split(size), strict=True):
-            total += (g_part.mT @ a_part).square_().sum(0)
+    """The same where positions share the weight: a and g are turned, or G is, whichever is less work."""
+    a, g, (o, i) = layer.inputs, layer.slopes, total.shape
+    how = route_rotation(a.shape[1], int(i), int(o), g.shape[1])
+    size = chunk(2 * total.numel() + 2 * a.shape[1] * (i + o), a.element_size())
+    for a_part, g_part, w_part in zip(a.split(size), g.split(size), weights.split(size), strict=True):
+        inputs = a_part @ basis.right if how == "factors" else a_part
+        for slopes in g_part.unbind(1):
+            found = (slopes @ basis.left if how == "factors" else slopes).mT @ inputs  # (b, o, i)
+            if how == "gradients":
+                found = basis.left.T @ (found @ basis.right)
+            flat, scale = weighted(found.flatten(1), w_part)
+            total.view(-1).addmv_(flat.square_().T, flat.new_ones(len(flat)), alpha=scale)
 
 
 def _blocks(

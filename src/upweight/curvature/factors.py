@@ -9,6 +9,7 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.curvature.fisher import label_slopes, read_fisher
+from upweight.curvature.grams import add_gram, weighted
 from upweight.errors import NonFiniteGradient
 from upweight.gradients import Engine, engine_for
 from upweight.objective import Objective
@@ -74,11 +75,11 @@ class LayerSums:
 
     def add(self, a: Float[Tensor, "b s i"], g: Float[Tensor, "b k s o"], weights: Float[Tensor, "b"]) -> None:
         """Add a batch."""
-        spread, within = weights.sqrt(), reached(g)
-        flat = (a * (spread[:, None] * within).unsqueeze(2)).flatten(0, 1)
-        self.inputs.addmm_(flat.T, flat)
-        flat = (g * spread[:, None, None, None]).flatten(0, 2)
-        self.slopes.addmm_(flat.T, flat)
+        within = reached(g)
+        rows, scale = weighted(a if bool(within.all()) else a * within.unsqueeze(2), weights)
+        add_gram(self.inputs, rows.flatten(0, 1), scale)
+        rows, scale = weighted(g, weights)
+        add_gram(self.slopes, rows.flatten(0, 2), scale)
         self.total += float(weights @ within.sum(1))
 
     @property

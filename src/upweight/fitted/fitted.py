@@ -19,12 +19,26 @@ from upweight.fitted.blocked import Blocked
 from upweight.fitted.exact import Exact
 from upweight.fitted.iterative import of_linear_model, of_network
 from upweight.fitted.settings import ITERATIVE, STRUCTURED, Settings
-from upweight.gradients import Engine, LinearEngine, Stationarity, engine_for, measure_stationarity
+from upweight.gradients import (
+    Engine,
+    LinearEngine,
+    NetworkEngine,
+    Stationarity,
+    engine_for,
+    estimate_stationarity,
+    measure_stationarity,
+)
 from upweight.gradients.probe import probe
 from upweight.linop import LinearOperator
 from upweight.objective import Objective
 from upweight.objective.data import index_array
 from upweight.solve import Inverse, Verdict
+
+DEAR = 10**7
+"""Numbers a network's layers hold over the training set from which its gradient is estimated from some examples."""
+
+SAMPLED = 512
+"""Examples it is estimated from."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +148,16 @@ class Fitted:
         return of_network(self.blocked, self.kind)
 
     @cached_property
+    def gradient(self) -> Float[Tensor, "p"]:
+        """∇Q(θ̂) over the whole training set."""
+        if not self.stationarity.sampled:
+            return self.stationarity.gradient
+        return self.engine.gradient(self.weights) + self.penalty_gradient
+
+    @cached_property
     def pending(self) -> Float[Tensor, "p"]:
         """s = H⁻¹∇Q, the Newton step still to be taken, with its sign turned."""
-        return self.stationarity.gradient @ self.exact.inverse.T
+        return self.gradient @ self.exact.inverse.T
 
     def positions(self, which: Any) -> np.ndarray:
         """Training points by id where the study has ids of its own, else by position; all for None.
@@ -177,4 +198,7 @@ def prepare(adapted: Adapted, settings: Settings) -> Fitted:
         )
     engine = engine_for(adapted.objective)
     probe(engine)
-    return Fitted(adapted, settings, engine, measure_stationarity(engine))
+    dear = isinstance(engine, NetworkEngine) and adapted.objective.count * engine.held > DEAR
+    return Fitted(
+        adapted, settings, engine, estimate_stationarity(engine, SAMPLED) if dear else measure_stationarity(engine)
+    )

@@ -78,10 +78,12 @@ class Solver:
                 raise ConfigError(
                     f"Solver({self.name!r}) found {option}={value!r}, which it has no use for. Expected {' or '.join(allowed) or 'no option'}; leave it out."
                 )
-            if option == "precondition" and value not in PRECONDITIONERS:
-                raise ConfigError(f"precondition={value!r} is unknown. Expected one of {', '.join(PRECONDITIONERS)}.")
             if option != "precondition" and not value > 0:
                 raise ConfigError(f"Solver({self.name!r}) found {option}={value!r}. Expected a number above zero.")
+        if self.precondition not in (None, *PRECONDITIONERS):
+            raise ConfigError(
+                f"precondition={self.precondition!r} is unknown. Expected one of {', '.join(PRECONDITIONERS)}."
+            )
 
     def given(self, *options: str) -> dict[str, Any]:
         """Those of the options that were given."""

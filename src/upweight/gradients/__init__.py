@@ -5,7 +5,7 @@ from typing import Any
 from upweight.gradients.engine import Engine
 from upweight.gradients.linear import LinearEngine, linear_engine
 from upweight.gradients.network import NetworkEngine, network_engine
-from upweight.gradients.stationarity import Stationarity, measure_stationarity
+from upweight.gradients.stationarity import Stationarity, estimate_stationarity, measure_stationarity
 from upweight.gradients.vmap import VmapEngine
 from upweight.objective import Objective, read_examples
 from upweight.tiles import Rows
@@ -45,6 +45,7 @@ __all__ = [
     "Stationarity",
     "VmapEngine",
     "engine_for",
+    "estimate_stationarity",
     "measure_stationarity",
     "rows",
 ]

@@ -100,17 +100,13 @@ class Captured:
         site, calls = self.calls[place]
         assert isinstance(site.rule, Factored)
         if site.name not in self.kept:
-            parts = [site.rule.inputs(site.module, site.leading(call.inputs, self.count)) for call in calls]
-            joined = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
             layout = site.layouts["weight"]
             assert isinstance(layout, LinearLayout)
-            biased = layout.bias is not None
-            ones = joined.new_ones(*joined.shape[:2], 1)
-            if layout.weight is None:
-                joined = ones
-            elif biased:
-                joined = torch.cat([joined, ones], 2)
-            self.kept[site.name] = joined
+            ones = layout.bias is not None
+            given = [site.leading(call.inputs, self.count) for call in calls]
+            parts = [site.rule.inputs(site.module, inputs, ones) for inputs in given]
+            joined = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+            self.kept[site.name] = joined if layout.weight is not None else joined[..., -1:]
         return self.kept[site.name]
 
     def slopes(self, place: int, gradients: list[Tensor]) -> Float[Tensor, "b s o"]:

@@ -26,7 +26,8 @@ from upweight._typing import Float, Tensor
 class Factored:
     """A linear map: what it is given, what it yields, and whether its weight is kept as (i, o)."""
 
-    inputs: Callable[[Any, Tensor], Float[Tensor, "b s i"]]
+    inputs: Callable[[Any, Tensor, bool], Float[Tensor, "b s i"]]
+    """From what the layer is given; where asked, with a last column of ones for the bias."""
     outputs: Callable[[Any, Tensor], Float[Tensor, "b s o"]]
     transposed: bool = False
     bias: bool = True
@@ -60,11 +61,16 @@ def _positions_last(values: Float[Tensor, "b ... i"]) -> Float[Tensor, "b s i"]:
     return values.reshape(len(values), -1, values.shape[-1])
 
 
+def _with_ones(values: Float[Tensor, "b s i"], ones: bool) -> Float[Tensor, "b s j"]:
+    """A last column of ones, where asked."""
+    return torch.cat([values, values.new_ones(*values.shape[:2], 1)], 2) if ones else values
+
+
 def _positions_after_channels(values: Float[Tensor, "b o ..."]) -> Float[Tensor, "b s o"]:
     return values.flatten(2).mT
 
 
-def _windows(layer: Any, inputs: Tensor) -> Float[Tensor, "b s i"]:
+def _windows(layer: Any, inputs: Tensor, ones: bool = False) -> Float[Tensor, "b s i"]:
     """The window of every output position, channels first, as the weight lies."""
     if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
@@ -72,7 +78,7 @@ def _windows(layer: Any, inputs: Tensor) -> Float[Tensor, "b s i"]:
         padding = (0,) * len(layer.kernel_size)
     else:
         padding = layer.padding
-    return unfold(inputs, layer.kernel_size, layer.stride, padding, layer.dilation)
+    return unfold(inputs, layer.kernel_size, layer.stride, padding, layer.dilation, ones)
 
 
 def _windows_of_outputs(layer: Any, slopes: Tensor) -> Float[Tensor, "b s o"]:
@@ -99,8 +105,9 @@ def unfold(
     stride: tuple[int, ...],
     padding: tuple[int, ...],
     dilation: tuple[int, ...],
+    ones: bool = False,
 ) -> Float[Tensor, "b s i"]:
-    """Windows of a signal of one, two or three axes as views: (b, positions, channels · window)."""
+    """Windows of a signal of one, two or three axes, (b, positions, channels · window), copied once; then a one where asked."""
     pads = [side for p in reversed(padding) for side in (p, p)]
     padded = F.pad(inputs, pads) if any(pads) else inputs
     for axis, (size, step, spread) in enumerate(zip(kernel, stride, dilation, strict=True)):
@@ -109,7 +116,12 @@ def unfold(
     axes = len(kernel)  # (b, c, *positions, *window)
     order = (0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes))
     windows = padded.permute(order)
-    return windows.reshape(len(inputs), prod(windows.shape[1 : 1 + axes]), -1)
+    positions, size = windows.shape[1 : 1 + axes], prod(windows.shape[1 + axes :])
+    found = inputs.new_empty(len(inputs), prod(positions), size + ones)
+    found[..., :size].unflatten(2, windows.shape[1 + axes :]).unflatten(1, positions).copy_(windows)
+    if ones:
+        found[..., size] = 1.0
+    return found
 
 
 def _scale_and_shift(normalised: Callable[[Any, Tensor], Tensor], channels_at: int | None) -> Callable[..., Any]:
@@ -154,13 +166,22 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 TABLE: list[tuple[Any, Callable[[Any], bool], Rule]] = [
-    (nn.Linear, lambda m: True, Factored(lambda m, x: _positions_last(x), lambda m, g: _positions_last(g))),
+    (
+        nn.Linear,
+        lambda m: True,
+        Factored(lambda m, x, ones: _with_ones(_positions_last(x), ones), lambda m, g: _positions_last(g)),
+    ),
     (CONVOLUTIONS, lambda m: m.groups == 1, Factored(_windows, lambda m, g: _positions_after_channels(g))),
     (CONVOLUTIONS, lambda m: True, Direct(_grouped)),
     (
         TRANSPOSED,
         lambda m: m.groups == 1,
-        Factored(lambda m, x: _positions_after_channels(x), _windows_of_outputs, transposed=True, bias=False),
+        Factored(
+            lambda m, x, ones: _with_ones(_positions_after_channels(x), ones),
+            _windows_of_outputs,
+            transposed=True,
+            bias=False,
+        ),
     ),
     (nn.Embedding, lambda m: m.max_norm is None and not m.scale_grad_by_freq, Indexed()),
     (
@@ -179,6 +200,6 @@ TABLE: list[tuple[Any, Callable[[Any], bool], Rule]] = [
 ]
 HUGGING_FACE: dict[str, Rule] = {
     "transformers.pytorch_utils.Conv1D": Factored(
-        lambda m, x: _positions_last(x), lambda m, g: _positions_last(g), transposed=True
+        lambda m, x, ones: _with_ones(_positions_last(x), ones), lambda m, g: _positions_last(g), transposed=True
     ),
 }

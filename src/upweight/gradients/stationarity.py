@@ -5,11 +5,14 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from upweight._typing import Float, Tensor
 from upweight.errors import NonFiniteGradient, NotStationaryWarning
 from upweight.gradients.engine import Engine
+from upweight.objective import Examples
+from upweight.objective.data import Chosen
 
 LIMIT = 0.05
 """‖∇Q‖ above this share of a typical ‖∇ℓᵢ‖ is said aloud: the derivative is then taken off the minimum."""
@@ -29,6 +32,8 @@ class Stationarity:
     ratio: float
     mostly_in: str
     points: float
+    sampled: int = 0
+    """How many examples ‖∇Q‖ was estimated from; 0 where all were read."""
 
     @property
     def reached(self) -> bool:
@@ -36,7 +41,8 @@ class Stationarity:
         return self.ratio <= LIMIT
 
     def __str__(self) -> str:
-        found = f"‖∇Q‖ is {self.ratio:.2g} of a typical ‖∇ℓᵢ‖ (limit {LIMIT}), the weight of {self.points:.2g} training points"
+        how = f", estimated from {self.sampled:,} examples" if self.sampled else ""
+        found = f"‖∇Q‖ is {self.ratio:.2g} of a typical ‖∇ℓᵢ‖ (limit {LIMIT}), the weight of {self.points:.2g} training points{how}"
         return found if self.reached else f"{found}, mostly in {self.mostly_in!r}: not a minimum"
 
     def warn(self) -> None:
@@ -53,28 +59,54 @@ def measure_stationarity(engine: Engine) -> Stationarity:
         NonFiniteGradient: a loss or gradient is NaN or infinite, naming the example.
     """
     objective = engine.objective
+    places = np.arange(objective.count)
+    return _in_units(engine, *_sums(engine, objective.examples, objective.weights), places)
+
+
+def estimate_stationarity(engine: Engine, examples: int) -> Stationarity:
+    """The same from evenly spaced examples, for networks whose pass is dear.
+
+    ‖ĝ‖² of a sample of k is too large by about σ²/k · (1 − k/n), σ² = E‖∇ℓᵢ − ∇ℓ‖²; that is taken off.
+
+    Raises:
+        NonFiniteGradient: a loss or gradient of the sample is NaN or infinite, naming the example.
+    """
+    objective = engine.objective
+    if objective.count <= examples:
+        return measure_stationarity(engine)
+    places = np.linspace(0, objective.count - 1, examples).astype(int)
+    weights = objective.weights[places]
+    weights = weights * (objective.total_weight / float(weights.sum()))
+    return _in_units(engine, *_sums(engine, Chosen(objective.examples, places), weights), places)
+
+
+def _sums(engine: Engine, examples: Examples, amounts: Float[Tensor, "n"]) -> tuple[Float[Tensor, "p"], float]:
+    """Σ wᵢ∇ℓᵢ and Σ wᵢ‖∇ℓᵢ‖², every loss and gradient checked."""
+    objective = engine.objective
     total, squares = objective.weights.new_zeros(objective.space.size), 0.0
-    for where, batch in engine.batches():
-        weights, names = objective.weights[where], objective.examples.ids[where]
+    for where, batch in engine.batches(examples):
+        weights, names = amounts[where], examples.ids[where]
         outputs, targets, jacobian = engine.linearised(batch, names)
         block = jacobian.vjp(objective.loss.gradient(outputs, targets))
         norms = block.squared_norms().to(weights.dtype)
         _check(objective.loss.values(outputs, targets), norms, names)
         squares += float(weights @ norms)
         total = total + block.sum(weights)
+    return total, squares
+
+
+def _in_units(engine: Engine, total: Tensor, squares: float, places: np.ndarray) -> Stationarity:
+    objective, weight = engine.objective, engine.objective.total_weight
     gradient = total + objective.penalty.gradient(objective.theta.to(total.dtype))
-    return _in_units(gradient, squares, engine)
-
-
-def _in_units(gradient: Tensor, squares: float, engine: Engine) -> Stationarity:
-    weight = engine.objective.total_weight
     typical = (max(squares, 0.0) / weight) ** 0.5
-    norm = float(gradient.norm())
+    noise = max(squares * weight - float(total @ total), 0.0) * (1 / len(places) - 1 / objective.count)
+    norm = max(float(gradient @ gradient) - noise, 0.0) ** 0.5
     pieces = {name: float(gradient[where].norm()) for name, where in engine.objective.space.slices().items()}
     rounding = torch.finfo(engine.objective.theta.dtype).eps * float(engine.objective.theta.norm() + 1)
     ratio = 0.0 if norm <= rounding else norm / max(weight * typical, torch.finfo(torch.float64).tiny)
     mostly = max(pieces, key=lambda name: pieces[name])
-    return Stationarity(gradient, typical, ratio, mostly, ratio * engine.objective.count)
+    sampled = len(places) if len(places) < objective.count else 0
+    return Stationarity(gradient, typical, ratio, mostly, ratio * engine.objective.count, sampled)
 
 
 def _check(losses: Tensor, norms: Tensor, names: object) -> None:

@@ -132,7 +132,7 @@ def newton_step(fitted: Fitted, which: Any, epsilon: float) -> NewtonStep:
         row = fitted.engine.gradient(weight, examples=one) + share * fitted.penalty_gradient
         curvature = fitted.engine.hessian(one, weight)
         curvature.diagonal().add_(share * fitted.objective.penalty.diagonal.to(curvature))
-        gradient = fitted.stationarity.gradient
+        gradient = fitted.gradient
         steps.append(
             undropped_step(fitted.exact.curvature.matrix, gradient, curvature, row, float(epsilon), fitted.exact.gauge)
         )

@@ -168,7 +168,7 @@ def _second_step(fitted: Fitted, move: Tensor, weights: Tensor, penalty: Tensor)
 
     The gradient it removes is the retained objective's at θ̂ + δ, less what was pending at θ̂.
     """
-    remaining, pending = Reweighted(fitted.engine, weights, penalty), fitted.stationarity.gradient
+    remaining, pending = Reweighted(fitted.engine, weights, penalty), fitted.gradient
     theta = fitted.objective.theta.to(move) + move
     left = remaining.gradient(theta) - pending
     curvature = remaining.hessian(theta)
