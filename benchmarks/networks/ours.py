@@ -9,7 +9,6 @@ from measured import Row
 from networks.problem import BATCHES, load, plain_epoch
 
 import upweight as uw
-from upweight.questions import answer
 
 TRACKED = {"mlp": "*", "cnn": ["1.*", "5.*", "9.*", "14.*"]}
 """Convolutions and linear layers, as kronfluence tracks them."""
@@ -23,8 +22,6 @@ def main(name: str) -> None:
     model, X, y, Xt, yt = load(kind)
     row.measure_epoch(plain_epoch(model, X, y, BATCHES[kind]))
     row.forget_peak()
-    if what == "written":
-        answer.prepare_pairs = _written(answer.prepare_pairs)
     fisher = "exact" if what == "exact" else "sampled"
     with row.phase("study"):
         study = uw.Study(
@@ -35,6 +32,7 @@ def main(name: str) -> None:
             curvature="ekfac",
             fisher=fisher,
             protocol="fixed_total",
+            products="written" if what == "written" else "auto",
         )
     with row.phase("fit"):
         study.fitted.blocked.inverse  # noqa: B018 - computes the factors
@@ -45,10 +43,6 @@ def main(name: str) -> None:
             study.self_influence()
     row.notes = effects.verdict
     row.finish(effects.values)
-
-
-def _written(prepare):
-    return lambda *args: prepare(*args, force="written")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ from transformer.problem import QUERIES, TRACKED, TRAIN, load, plain_epoch
 
 import upweight as uw
 
+SHARE = 0.5
+"""Of the sequences, that the row named half estimates its factors from."""
+
 
 def main(name: str, count: str = str(TRAIN)) -> None:
     """The study, its factors and its first-order drop."""
@@ -32,9 +35,10 @@ def main(name: str, count: str = str(TRAIN)) -> None:
             fisher="sampled",
             damping=uw.Relative(0.1),
             protocol="fixed_total",
+            factor_share=SHARE if "half" in name else 1.0,
         )
     with row.phase("fit"):
-        study.fitted.block_inverse  # noqa: B018 - computes the factors
+        study.fitted.blocked.inverse  # noqa: B018 - computes the factors
     with row.phase("score"):
         effects = study.drop((asked, wanted), order="first")
     row.notes = effects.verdict

@@ -20,13 +20,13 @@ LARGEST_BLOCK = 8192
 """Coordinates up to which a dense block is formed: half a gigabyte in float64."""
 
 
-def diagonal(source: Objective | Engine, fisher: str = "auto", seed: int = 0) -> BlockDiagonal:
+def diagonal(source: Objective | Engine, fisher: str = "auto", seed: int = 0, share: float = 1.0) -> BlockDiagonal:
     """diag(F), with the penalty.
 
     Error and cost:
         Drops every coupling. One walk; n·k·i·o a layer used once an example, as one matrix product.
     """
-    walk = Walk.of(source, fisher, seed)
+    walk = Walk.of(source, fisher, seed, share)
     found: dict[Key, tuple[Layout, Tensor]] = {}
     for (rows,) in walk.batches():
         for layer in rows.layers:
@@ -44,13 +44,15 @@ def identity(source: Objective | Engine) -> BlockDiagonal:
     return BlockDiagonal(walk.objective.space.size, parts)
 
 
-def block_diagonal(source: Objective | Engine, fisher: str = "auto", seed: int = 0) -> BlockDiagonal:
+def block_diagonal(
+    source: Objective | Engine, fisher: str = "auto", seed: int = 0, share: float = 1.0
+) -> BlockDiagonal:
     """The Fisher's own blocks, one a layer, dense, with the penalty.
 
     Raises:
         BudgetError: a layer of more than 8,192 parameters.
     """
-    walk = Walk.of(source, fisher, seed)
+    walk = Walk.of(source, fisher, seed, share)
     found = _gram(rows for (rows,) in walk.batches())
     parts: tuple[tuple[Layout, LinearOperator], ...] = tuple(
         (at, Dense(matrix, is_symmetric=True)) for at, matrix in found.values()

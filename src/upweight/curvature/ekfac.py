@@ -25,7 +25,7 @@ from upweight.solve.inverse import eigen
 from upweight.tiles.layer_jacobians import FactoredJacobian
 
 
-def ekfac(source: Objective | Engine, fisher: str = "auto", seed: int = 0) -> BlockDiagonal:
+def ekfac(source: Objective | Engine, fisher: str = "auto", seed: int = 0, share: float = 1.0) -> BlockDiagonal:
     """The EK-FAC approximation of the Fisher, one block a layer, with the penalty.
 
         F_layer ≈ (Q_B ⊗ Q_A) diag(Λ) (Q_B ⊗ Q_A)ᵀ,   Λ_oi = E[(Q_Bᵀ G Q_A)_oi²],  G = Σ_s g aᵀ
@@ -37,7 +37,7 @@ def ekfac(source: Objective | Engine, fisher: str = "auto", seed: int = 0) -> Bl
         each layer is used once an example, one walk: n(i² + o²) for the basis, n·(i² + o² + i·o) for Λ as
         matrix products; elsewhere a second walk, and s·i·o an example.
     """
-    walk = Walk.of(source, fisher, seed)
+    walk = Walk.of(source, fisher, seed, share)
     draws = 1 if walk.fisher in ("exact", "empirical") else 2
     kept: list[LabelRows] | None = []
 

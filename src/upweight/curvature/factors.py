@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
+import numpy as np
 import torch
 
 from upweight._typing import Float, Tensor
 from upweight.curvature.fisher import label_slopes, read_fisher
 from upweight.curvature.grams import add_gram, weighted
-from upweight.errors import NonFiniteGradient
+from upweight.errors import ConfigError, NonFiniteGradient
 from upweight.gradients import Engine, engine_for
 from upweight.objective import Objective
+from upweight.objective.data import Chosen
 from upweight.router import KEPT_BYTES
 from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, written_rows
 
@@ -35,12 +38,33 @@ class Walk:
     engine: Engine
     fisher: str
     generator: torch.Generator
+    share: float = 1.0
 
     @classmethod
-    def of(cls, source: Objective | Engine, fisher: str, seed: int) -> Walk:
-        """A walk of an objective, or of an engine already made; draws never touch the global seed."""
+    def of(cls, source: Objective | Engine, fisher: str, seed: int, share: float = 1.0) -> Walk:
+        """A walk of an objective, or of an engine already made; draws never touch the global seed.
+
+        Raises:
+            ConfigError: a share of the training set that is not above 0 and at most 1.
+        """
         engine = engine_for(source) if isinstance(source, Objective) else source
-        return cls(engine, read_fisher(fisher, engine.objective.outputs), torch.Generator().manual_seed(seed))
+        if not 0 < share <= 1:
+            raise ConfigError(
+                f"factor_share={share!r}. Expected a number above 0 and at most 1, the share of the training set that factors are estimated from."
+            )
+        return cls(engine, read_fisher(fisher, engine.objective.outputs), torch.Generator().manual_seed(seed), share)
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """The training points walked over, evenly spaced."""
+        count = self.objective.count
+        return np.linspace(0, count - 1, max(1, round(self.share * count))).astype(int)
+
+    @cached_property
+    def weights(self) -> Float[Tensor, "j"]:
+        """Their weights, raised so that they stand for all."""
+        chosen = self.objective.weights[self.places]
+        return chosen if self.share == 1 else chosen * (self.objective.total_weight / float(chosen.sum()))
 
     @property
     def objective(self) -> Objective:
@@ -49,9 +73,10 @@ class Walk:
 
     def batches(self, draws: int = 1) -> Iterator[list[LabelRows]]:
         """Every batch, with as many independent draws of its labels from one forward pass."""
-        for where, batch in self.engine.batches():
+        examples = self.objective.examples
+        for where, batch in self.engine.batches(examples if self.share == 1 else Chosen(examples, self.places)):
             outputs, targets, jacobian = self.engine.linearised(batch)
-            weights = self.objective.weights[where].to(self.objective.theta.dtype)
+            weights = self.weights[where].to(self.objective.theta.dtype)
             found = []
             for _ in range(draws):
                 slopes = label_slopes(self.objective.loss, outputs, targets, self.fisher, self.generator)
@@ -157,7 +182,7 @@ def kept_bytes(walk: Walk, first: LabelRows) -> int:
         layer.slopes[0].numel() + (layer.inputs[0].numel() if isinstance(layer, FactoredJacobian) else 0)
         for layer in first.layers
     )
-    return numbers * walk.objective.count * walk.objective.theta.element_size()
+    return numbers * len(walk.places) * walk.objective.theta.element_size()
 
 
 def fits_in_memory(walk: Walk, first: LabelRows) -> bool:

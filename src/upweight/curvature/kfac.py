@@ -12,7 +12,9 @@ from upweight.objective import Objective
 SHARINGS = ("expand", "reduce")
 
 
-def kfac(source: Objective | Engine, fisher: str = "auto", sharing: str = "expand", seed: int = 0) -> BlockDiagonal:
+def kfac(
+    source: Objective | Engine, fisher: str = "auto", sharing: str = "expand", seed: int = 0, share: float = 1.0
+) -> BlockDiagonal:
     """The K-FAC approximation of the Fisher, one block a layer, with the penalty.
 
         F_layer ≈ E[Σ_s g gᵀ] ⊗ mean_s[a aᵀ],   s over positions a gradient reaches
@@ -27,7 +29,7 @@ def kfac(source: Objective | Engine, fisher: str = "auto", sharing: str = "expan
     """
     if sharing not in SHARINGS:
         raise ConfigError(f"sharing={sharing!r} is unknown. Expected one of {', '.join(SHARINGS)}.")
-    walk = Walk.of(source, fisher, seed)
+    walk = Walk.of(source, fisher, seed, share)
     sums = collect((rows for (rows,) in walk.batches()), reduce=sharing == "reduce")
     return with_penalty(blocks_of(sums, walk.objective), walk.objective)
 

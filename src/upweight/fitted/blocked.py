@@ -31,7 +31,8 @@ class Blocked:
     @cached_property
     def curvature(self) -> BlockDiagonal:
         """The blocks, without damping."""
-        return STRUCTURED[self.kind](self.engine, self.settings.fisher, self.settings.seed)
+        asked = self.settings
+        return STRUCTURED[self.kind](self.engine, asked.fisher, asked.seed, asked.factor_share)
 
     @property
     def chosen_damping(self) -> float | Relative:
@@ -51,5 +52,6 @@ class Blocked:
         found = inverse(damped(self.curvature, self.chosen_damping))
         assert isinstance(found, Inverted)
         fisher = read_fisher(self.settings.fisher, self.engine.objective.outputs)
-        name = f"{self.kind} in {len(self.curvature.parts)} blocks, {fisher} Fisher"
+        part = "" if self.settings.factor_share == 1 else f" from {self.settings.factor_share:.0%} of the training set"
+        name = f"{self.kind} in {len(self.curvature.parts)} blocks, {fisher} Fisher{part}"
         return replace(found, verdict=replace(found.verdict, method=name, residual=None))

@@ -37,8 +37,8 @@ from upweight.solve import Inverse, Verdict
 DEAR = 10**7
 """Numbers a network's layers hold over the training set from which its gradient is estimated from some examples."""
 
-SAMPLED = 512
-"""Examples it is estimated from."""
+SAMPLED, SAMPLED_SHARE = (128, 512), 1 / 16
+"""Examples it is estimated from: a sixteenth of all, within these bounds."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,11 @@ class Fitted:
     def blocked(self) -> Blocked:
         """The curvature in blocks; EK-FAC stands in where the study's own is exact and only products of it are taken."""
         return Blocked(self.engine, self.settings, self.kind if self.structured else "ekfac")
+
+    @property
+    def forced(self) -> str | None:
+        """The product rule asked for, None where the router chooses."""
+        return None if self.settings.products == "auto" else self.settings.products
 
     @property
     def iterates(self) -> bool:
@@ -188,6 +193,11 @@ class Fitted:
         return {item: place for place, item in enumerate(self.objective.examples.ids.tolist())}
 
 
+def _sampled(engine: Engine) -> int:
+    least, most = SAMPLED
+    return min(max(int(SAMPLED_SHARE * engine.objective.count), least), most)
+
+
 def prepare(adapted: Adapted, settings: Settings) -> Fitted:
     """Probe the model, check its data and gradients, and measure how stationary it is."""
     if adapted.was_training:
@@ -200,5 +210,8 @@ def prepare(adapted: Adapted, settings: Settings) -> Fitted:
     probe(engine)
     dear = isinstance(engine, NetworkEngine) and adapted.objective.count * engine.held > DEAR
     return Fitted(
-        adapted, settings, engine, estimate_stationarity(engine, SAMPLED) if dear else measure_stationarity(engine)
+        adapted,
+        settings,
+        engine,
+        estimate_stationarity(engine, _sampled(engine)) if dear else measure_stationarity(engine),
     )

@@ -15,12 +15,12 @@ from upweight.linop import BlockDiagonal
 
 PROTOCOLS = ("as_refit", "fixed_mean", "fixed_total")
 EXACT = ("hessian", "ggn")
-STRUCTURED: dict[str, Callable[[Engine, str, int], BlockDiagonal]] = {
+STRUCTURED: dict[str, Callable[[Engine, str, int, float], BlockDiagonal]] = {
     "ekfac": ekfac,
-    "kfac": lambda engine, fisher, seed: kfac(engine, fisher, seed=seed),
+    "kfac": lambda engine, fisher, seed, share: kfac(engine, fisher, seed=seed, share=share),
     "diagonal": diagonal,
     "block_diagonal": block_diagonal,
-    "identity": lambda engine, fisher, seed: identity(engine),
+    "identity": lambda engine, fisher, seed, share: identity(engine),
 }
 CURVATURES = ("auto", *EXACT, *STRUCTURED)
 ITERATIVE = ("block_cg", "lissa", "astra", "lanczos", "nystrom", "woodbury")
@@ -102,6 +102,7 @@ class Settings:
     fisher: str = "auto"
     seed: int = 0
     products: str = "auto"
+    factor_share: float = 1.0
 
     def __post_init__(self) -> None:
         allowed_names = (

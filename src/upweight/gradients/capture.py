@@ -144,19 +144,21 @@ class Captured:
 
     def blocks(self, gradients: list[list[Tensor]]) -> list[Block]:
         """The gradient rows of every site, from what ``pull`` returned."""
-        found: list[Block] = []
-        for place, (site, _) in enumerate(self.calls):
-            mine = gradients[place]
-            if isinstance(site.rule, Factored) and "weight" in site.layouts:
-                layout = site.layouts["weight"]
-                assert isinstance(layout, LinearLayout)
-                found.append(factored_block(self.inputs(place), self.slopes(place, mine), layout))
-            elif isinstance(site.rule, Indexed):
-                layout = site.layouts["weight"]
-                assert isinstance(layout, FlatLayout)
-                found.append(IndexedBlock(self.index(place), self.slopes(place, mine), layout))
-            found.extend(PlacedBlock(values, _flat(site, name)) for name, values in self._placed(place, mine).items())
-        return found
+        return [block for place, mine in enumerate(gradients) for block in self.blocks_of(place, mine)]
+
+    def blocks_of(self, place: int, gradients: list[Tensor]) -> list[Block]:
+        """The gradient rows of one site."""
+        site, found = self.calls[place][0], []
+        if isinstance(site.rule, Factored) and "weight" in site.layouts:
+            layout = site.layouts["weight"]
+            assert isinstance(layout, LinearLayout)
+            found.append(factored_block(self.inputs(place), self.slopes(place, gradients), layout))
+        elif isinstance(site.rule, Indexed):
+            layout = site.layouts["weight"]
+            assert isinstance(layout, FlatLayout)
+            found.append(IndexedBlock(self.index(place), self.slopes(place, gradients), layout))
+        placed = self._placed(place, gradients).items()
+        return [*found, *(PlacedBlock(values, _flat(site, name)) for name, values in placed)]
 
     def jacobians(self, gradients: list[list[list[Tensor]]]) -> list[LayerJacobian]:
         """The Jacobian of every site, from one ``pull`` for each output."""

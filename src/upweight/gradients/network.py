@@ -286,12 +286,8 @@ def _agreeing(
     wrong: set[int] = set()
     seen: set[int] = set()
     for trial in trials:
-        rows = torch.zeros_like(trial.truth)
-        for site in watched:
-            try:
-                rows += _rows_of(general, site, trial)
-            except (RuntimeError, ValueError, IndexError, ModelError):
-                broken.add(site.name)
+        rows, failed = _rows_by_rules(general, watched, trial)
+        broken |= failed
         rounding = NOISE * torch.finfo(rows.dtype).eps * float(trial.truth.abs().max())
         for where in places:
             scale = float(trial.truth[:, where].abs().max())
@@ -303,12 +299,28 @@ def _agreeing(
     return [site for site in todo if site.name not in broken and not _starts(site) & wrong and _starts(site) <= seen]
 
 
-def _rows_of(general: VmapEngine, site: Site, trial: Trial) -> Tensor:
-    captured = capture(general, (site,), trial.batch)
-    if not captured.calls:
-        return torch.zeros_like(trial.truth)
-    blocks = captured.blocks(captured.pull(trial.slopes))
-    return torch.stack([block.dense() for block in blocks]).sum(0)
+def _rows_by_rules(general: VmapEngine, watched: tuple[Site, ...], trial: Trial) -> tuple[Tensor, set[str]]:
+    """The rows the rules give, and the sites whose rule fails: all from one pass, or one by one where that fails."""
+    rows, broken = torch.zeros_like(trial.truth), set()
+    try:
+        captured = capture(general, watched, trial.batch)
+        gradients = captured.pull(trial.slopes)
+    except FAILURES:
+        if len(watched) == 1:
+            return rows, {watched[0].name}
+        found = [_rows_by_rules(general, (site,), trial) for site in watched]
+        return torch.stack([part for part, _ in found]).sum(0), set().union(*(names for _, names in found))
+    for place, (site, _) in enumerate(captured.calls):
+        try:
+            for block in captured.blocks_of(place, gradients[place]):
+                rows += block.dense()
+        except FAILURES:
+            broken.add(site.name)
+    return rows, broken
+
+
+FAILURES = (RuntimeError, ValueError, IndexError, ModelError)
+"""What a rule may raise at a layer it does not fit."""
 
 
 def _folded(general: VmapEngine, sites: list[Site], trials: list[Trial]) -> list[Site]:

@@ -55,7 +55,7 @@ def by_layers(fitted: Fitted, tiles: Iterable[Tile], count: int, measured: Measu
     for tile in tiles:
         block = tile.changes.block()
         if pairs is None:
-            pairs = prepare_pairs(measured.layers(), operator, fitted.blocked.curvature, block, count)
+            pairs = prepare_pairs(measured.layers(), operator, fitted.blocked.curvature, block, count, fitted.forced)
             values = torch.empty(count, pairs.count, dtype=torch.float64)
         found = pairs.against(block)
         if tile.changes.share:
@@ -117,7 +117,8 @@ def _side_by_layers(
     """(changes, push) ↦ results (r, k) at outputs shifted by −J_q P Jᵀu, from the factors of both."""
     operator = fitted.blocked.inverse.operator
     assert isinstance(operator, BlockDiagonal)
-    pairs = prepare_pairs(measured.output_layers(), operator, fitted.blocked.curvature, sample.block(), count)
+    sampled, curvature = sample.block(), fitted.blocked.curvature
+    pairs = prepare_pairs(measured.output_layers(), operator, curvature, sampled, count, fitted.forced)
     shape = tuple(measured.outputs.shape)
     moved = torch.cat([j.jvp((pull @ operator).to(measured.outputs.dtype).unsqueeze(0)) for j in measured.jacobians])
 

@@ -50,6 +50,9 @@ class Study(Asked):
             ``uw.Solver('lissa', steps=2000)`` for one with options.
         damping: λ, or ``uw.Relative(0.1)`` of each block's mean eigenvalue; 'auto': none if exact, else Relative(0.1).
         fisher, seed: labels of structured curvature: 'exact', 'sampled', 'empirical', or 'auto'.
+        factor_share: of the training set, evenly spaced, that structured curvature is estimated from.
+        products: how queries meet examples in an eigenbasis: 'written' (exact), 'separable' (low rank, error measured),
+            or 'auto', the cheaper.
         batch_size: examples read at a time.
         memory, device: bytes the exact road may take (half of the machine's); where the model should be.
 
@@ -82,12 +85,14 @@ class Study(Asked):
         solver: str | Solver = "auto",
         damping: float | str | Relative | None = "auto",
         fisher: str = "auto",
+        factor_share: float = 1.0,
+        products: str = "auto",
         seed: int = 0,
         batch_size: int | str = "auto",
         memory: int | None = None,
         device: str | torch.device | None = None,
     ) -> None:
-        settings = Settings(protocol, curvature, solver, damping, memory, fisher, seed)
+        settings = Settings(protocol, curvature, solver, damping, memory, fisher, seed, products, factor_share)
         form = Form(loss, forward, parameters, weights, penalty, batch_size, device)
         self.fitted = prepare(adapt_module(model, data, form, ids), settings)
 
