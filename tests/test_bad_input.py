@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import upweight as uw
 from cases import classification, fitted_mlp, regression
 from upweight import errors
+from upweight.adapters.torch import Form, adapt_module
 
 X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.arange(12) % 2
@@ -329,7 +330,7 @@ def test_weights_ids_and_lengths_that_do_not_fit_are_refused():
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
-        ({"loss": "crossentropy"}, "cross_entropy"), ({"protocol": "refit"}, "fixed_mean"), ({"curvature": "fisher"}, "ekfac"), ({"solver": "lissa"}, "cholesky"),
+        ({"loss": "crossentropy"}, "cross_entropy"), ({"protocol": "refit"}, "fixed_mean"), ({"curvature": "fisher"}, "ekfac"), ({"solver": "gmres"}, "cholesky"),
         ({"damping": -1.0}, "zero or more"), ({"batch_size": 0}, "positive integer"), ({"penalty": "ridge"}, "uw.L2"), ({"device": "cuda"}, "model.to("),
     ],
 )  # fmt: skip
@@ -373,3 +374,46 @@ def test_every_error_is_caught_by_its_root_and_its_python_cousin():
         for kind in vars(errors).values()
         if isinstance(kind, type)
     )
+
+
+def small_network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).eval()
+
+
+def test_curvature_that_overflows_names_its_layer():
+    X, y = torch.full((20, 4), 1e20), torch.zeros(20, 1)
+    model = nn.Sequential(nn.Linear(4, 3, bias=False), nn.Tanh(), nn.Linear(3, 1)).eval()
+    model[0].weight.data.mul_(1e-20)
+    objective = adapt_module(model, (X, y), Form("squared_error")).objective
+    with pytest.raises(uw.errors.NonFiniteGradient, match=r"layer of '0.weight' is not finite"):
+        uw.curvature.ekfac(objective)
+
+
+def test_no_curvature_at_all_is_no_division_by_zero():
+    found = uw.inverse(uw.linop.Dense(torch.zeros(2, 2, dtype=torch.float64), is_symmetric=True).damped(0.5))
+    assert found.verdict.damping_share == float("inf")
+
+
+def test_memory_below_the_smallest_tile_says_what_is_needed():
+    X, y = torch.randn(20, 4), torch.arange(20) % 3
+    with pytest.raises(uw.errors.BudgetError, match=r"one example holds \d+ bytes.*raise memory="):
+        uw.Study(small_network(), (X, y), loss="cross_entropy", memory=16)
+
+
+def test_memory_bounds_the_batches():
+    X, y = torch.randn(20, 4), torch.arange(20) % 3
+    study = uw.Study(small_network(), (X, y), loss="cross_entropy", memory=1000)
+    assert 1 <= study.fitted.engine.tile < 20
+
+
+@pytest.mark.parametrize(
+    ("matrix", "error", "words"),
+    [
+        (torch.tensor([[1.0, 0.5], [0.0, 1.0]]), uw.errors.ConfigError, "differs from its transpose by up to 0.5"),
+        (torch.tensor([[1.0, 0.0], [0.0, torch.nan]]), uw.errors.NonFiniteInput, "NaN or infinity"),
+    ],
+)
+def test_a_matrix_is_held_to_what_it_declares(matrix, error, words):
+    with pytest.raises(error, match=words):
+        uw.inverse(uw.linop.Dense(matrix.double(), is_symmetric=True))

@@ -14,6 +14,7 @@ from upweight.curvature.factors import (
     Walk,
     collect,
     fits_in_memory,
+    require_finite,
 )
 from upweight.curvature.grams import weighted
 from upweight.curvature.penalised import with_penalty
@@ -50,6 +51,7 @@ def ekfac(source: Objective | Engine, fisher: str = "auto", seed: int = 0, share
             yield found[0]
 
     sums = collect(first_walk())
+    require_finite(sums, walk.objective)
     bases = {key: eigen(Kronecker(*one.means)) for key, one in sums.items() if isinstance(one, LayerSums)}
     values = {key: torch.zeros_like(basis.values) for key, basis in bases.items()}
     for rows in kept if kept is not None else (found[0] for found in walk.batches()):

@@ -155,8 +155,6 @@ def collect(batches: Iterable[LabelRows], reduce: bool = False) -> Sums:
                 sums = found.setdefault(key, FlatSums(layer, layer.layout.width <= WHOLE_BLOCK))
                 assert isinstance(sums, FlatSums)
                 sums.add(written_rows(layer), rows.weights)
-    for sums in found.values():
-        _require_finite(sums)
     return found
 
 
@@ -190,10 +188,16 @@ def fits_in_memory(walk: Walk, first: LabelRows) -> bool:
     return kept_bytes(walk, first) <= KEPT_BYTES
 
 
-def _require_finite(sums: LayerSums | FlatSums) -> None:
-    tensors = (sums.inputs, sums.slopes) if isinstance(sums, LayerSums) else (sums.values,)
-    if not all(bool(torch.isfinite(t).all()) for t in tensors):
-        where = sums.layer.layout.places[0][0]
-        raise NonFiniteGradient(
-            f"the curvature of the parameters that begin at coordinate {where} is not finite. Expected finite layer inputs and gradients; look at the activations of that layer."
-        )
+def require_finite(sums: Sums, objective: Objective) -> None:
+    """Refuse second moments that overflowed, naming the layer's first parameter.
+
+    Raises:
+        NonFiniteGradient: an input or a gradient of a layer is NaN, infinite, or too large to square.
+    """
+    names = {where.start: name for name, where in objective.space.slices().items()}
+    for key, one in sums.items():
+        tensors = (one.inputs, one.slopes) if isinstance(one, LayerSums) else (one.values,)
+        if not all(bool(torch.isfinite(t).all()) for t in tensors):
+            raise NonFiniteGradient(
+                f"the curvature of the layer of {names[key[0][0]]!r} is not finite. Expected finite layer inputs and gradients whose squares do not overflow; look at the activations of that layer, or study the model in float64."
+            )

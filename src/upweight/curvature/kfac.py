@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from upweight.curvature.factors import FlatSums, LayerSums, Sums, Walk, collect
+from upweight.curvature.factors import FlatSums, LayerSums, Sums, Walk, collect, require_finite
 from upweight.curvature.penalised import with_penalty
 from upweight.errors import ConfigError
 from upweight.gradients import Engine
@@ -31,6 +31,7 @@ def kfac(
         raise ConfigError(f"sharing={sharing!r} is unknown. Expected one of {', '.join(SHARINGS)}.")
     walk = Walk.of(source, fisher, seed, share)
     sums = collect((rows for (rows,) in walk.batches()), reduce=sharing == "reduce")
+    require_finite(sums, walk.objective)
     return with_penalty(blocks_of(sums, walk.objective), walk.objective)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from upweight._typing import Float, Tensor
 from upweight.adapters import Adapted
 from upweight.curvature import mean_eigenvalue
-from upweight.errors import ConfigError, IndexOutOfRange, ModeWarning, listing
+from upweight.errors import BudgetError, ConfigError, IndexOutOfRange, ModeWarning, listing
 from upweight.fitted.blocked import Blocked
 from upweight.fitted.exact import Exact
 from upweight.fitted.iterative import of_linear_model, of_network
@@ -193,6 +193,21 @@ class Fitted:
         return {item: place for place, item in enumerate(self.objective.examples.ids.tolist())}
 
 
+def _within(engine: Engine, memory: int | None) -> Engine:
+    """The engine with batches that keep within the memory given.
+
+    Raises:
+        BudgetError: not even one example fits.
+    """
+    if memory is None or not isinstance(engine, NetworkEngine):
+        return engine
+    if engine.example_bytes > memory:
+        raise BudgetError(
+            f"memory={memory:,} bytes: one example holds {engine.example_bytes:,} bytes in the tracked layers. Expected at least that; raise memory=, or track fewer layers with parameters=."
+        )
+    return replace(engine, budget=min(engine.budget, memory))
+
+
 def _sampled(engine: Engine) -> int:
     least, most = SAMPLED
     return min(max(int(SAMPLED_SHARE * engine.objective.count), least), most)
@@ -206,7 +221,7 @@ def prepare(adapted: Adapted, settings: Settings) -> Fitted:
             ModeWarning,
             stacklevel=3,
         )
-    engine = engine_for(adapted.objective)
+    engine = _within(engine_for(adapted.objective), settings.memory)
     probe(engine)
     dear = isinstance(engine, NetworkEngine) and adapted.objective.count * engine.held > DEAR
     return Fitted(

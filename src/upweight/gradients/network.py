@@ -20,7 +20,7 @@ from upweight.gradients.layers import Direct, Factored, Indexed, rule_for
 from upweight.gradients.vmap import VmapEngine, absent
 from upweight.linop import LinearOperator
 from upweight.objective import Examples, Objective
-from upweight.router import TILE_BYTES, chunk
+from upweight.router import TILE_BYTES
 from upweight.space import FlatLayout, LinearLayout, ParameterSpace
 from upweight.tiles import Block, BlockSum, Jacobian, PlacedBlock
 from upweight.tiles.layer_jacobians import JacobianSum, LayerJacobian, PlacedJacobian, untied
@@ -45,6 +45,7 @@ class NetworkEngine(Engine):
         rest: names of parameters no rule covers.
         tied: some parameter belongs to several sites.
         held: numbers an example holds while it is captured.
+        budget: bytes a batch may hold.
     """
 
     general: VmapEngine
@@ -52,6 +53,7 @@ class NetworkEngine(Engine):
     rest: tuple[str, ...]
     tied: bool
     held: int
+    budget: int = 4 * TILE_BYTES
 
     @property
     def objective(self) -> Objective:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -59,10 +61,13 @@ class NetworkEngine(Engine):
 
     @property
     def tile(self) -> int:
+        return self.objective.batch_size or min(4096, max(1, self.budget // self.example_bytes))
+
+    @property
+    def example_bytes(self) -> int:
+        """What one example holds while it is captured: the smallest tile."""
         own = sum(self.objective.space.unflatten(self.objective.theta)[name].numel() for name in self.rest)
-        return self.objective.batch_size or min(
-            4096, chunk(self.held + own, self.objective.theta.element_size(), 4 * TILE_BYTES)
-        )
+        return (self.held + own) * self.objective.theta.element_size()
 
     @property
     def coverage(self) -> dict[str, str]:

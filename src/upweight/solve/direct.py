@@ -164,7 +164,14 @@ def lu(matrix: Float[Tensor, "p p"], damping: float = 0.0) -> LUInverse:
 def _damped(verdict: Verdict, matrix: Tensor, damping: float) -> Verdict:
     """The verdict with λ in both units; the matrix already holds λ."""
     mean = float(matrix.diagonal().mean()) - damping
-    return replace(verdict, damping=damping, damping_share=damping / mean if damping else 0.0)
+    return replace(verdict, damping=damping, damping_share=_share(damping, mean))
+
+
+def _share(damping: float, mean: float) -> float:
+    """λ in units of the mean eigenvalue; infinite where there is no curvature at all."""
+    if not damping:
+        return 0.0
+    return damping / mean if mean > 0 else np.inf
 
 
 def _residual(inverse: CholeskyInverse | LUInverse, matrix: Tensor) -> float:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from upweight._typing import Float, Tensor
-from upweight.errors import IndefiniteCurvature
+from upweight.errors import ConfigError, IndefiniteCurvature, NonFiniteInput
 from upweight.linop import (
     BlockDiagonal,
     Damped,
@@ -27,7 +27,7 @@ from upweight.linop import (
     LinearOperator,
     Scaled,
 )
-from upweight.solve.direct import Inverse, cholesky, lu
+from upweight.solve.direct import STRIP, Inverse, cholesky, lu
 from upweight.solve.verdict import Verdict
 
 
@@ -64,6 +64,9 @@ def inverse(operator: LinearOperator, gauge: Float[Tensor, "g p"] | None = None)
         share = Verdict("the identity", 0.0, damping=damping, damping_share=damping)
         return Inverted(Scaled(base, 1 / (1 + damping)), share)
     matrix = operator.dense().double()
+    _require_finite(matrix)
+    if operator.symmetric:
+        _require_symmetric(matrix)
     return cholesky(matrix, gauge, damping) if operator.symmetric else lu(matrix, damping)
 
 
@@ -98,6 +101,30 @@ def eigen(product: Kronecker) -> KroneckerEigen:
     values = left.eigenvalues.clamp_min(0)[:, None] * right.eigenvalues.clamp_min(0)[None, :]
     dtype = product.left.dtype
     return KroneckerEigen(left.eigenvectors.to(dtype), right.eigenvectors.to(dtype), values.to(dtype))
+
+
+def _require_finite(matrix: Float[Tensor, "p p"]) -> None:
+    if not bool(torch.isfinite(matrix.sum())) and not bool(torch.isfinite(matrix).all()):
+        raise NonFiniteInput(
+            f"the curvature matrix of size {len(matrix)} holds NaN or infinity. Expected finite entries; look at the model's outputs and derivatives where it was formed."
+        )
+
+
+def _require_symmetric(matrix: Float[Tensor, "p p"]) -> None:
+    """A matrix that says it is symmetric is held to it."""
+    scale = float(matrix.abs().max())
+    gap = max(
+        float((part - other).abs().max())
+        for part, other in zip(matrix.split(STRIP), matrix.T.split(STRIP), strict=True)
+    )
+    if gap > ASYMMETRY * scale:
+        raise ConfigError(
+            f"a matrix declared symmetric differs from its transpose by up to {gap:.2g} (its largest entry is {scale:.2g}). Expected a symmetric matrix; declare it as what it is, Dense(matrix), or mend how it was formed."
+        )
+
+
+ASYMMETRY = 1e-6
+"""Largest difference from the transpose, in units of the largest entry, that rounding explains."""
 
 
 def _blockwise(operator: BlockDiagonal) -> Inverse:
