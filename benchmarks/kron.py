@@ -28,6 +28,7 @@ def ekfac_scores(
     layers: list[str] | None = None,
     empirical: bool = False,
     keep=None,
+    masked: bool = False,
 ) -> np.ndarray:
     """Scores (m, n) of a drop, whose factor 1/n is ours; in the model's precision.
 
@@ -37,6 +38,7 @@ def ekfac_scores(
         layers: names of the layers it is to follow; all that it can by default.
         empirical: the training labels instead of sampled ones.
         keep: called with the factors it fitted.
+        masked: positions without a label take no part in its factors, as they take none in ours.
     """
     from kronfluence.analyzer import Analyzer, prepare_model
     from kronfluence.arguments import FactorArguments, ScoreArguments
@@ -56,6 +58,9 @@ def ekfac_scores(
 
         def get_influence_tracked_modules(self):
             return layers
+
+        def get_attention_mask(self, batch):
+            return (batch[1] >= 0).to(batch[0].dtype) if masked else None
 
     dtype = next(model.parameters()).dtype
     fitted = ("activation_covariance_dtype", "gradient_covariance_dtype", "per_sample_gradient_dtype", "lambda_dtype")

@@ -60,7 +60,9 @@ def theirs(kind: str, path: str) -> None:
 
     for damping, value in DAMPINGS.items():
         model, X, y, Xt, yt, loss, layers, batch = problem(kind)
-        scores = ekfac_scores(Row(kind), model, X, y, Xt, yt, value, loss, batch, layers, empirical=True, keep=keep)
+        scores = ekfac_scores(
+            Row(kind), model, X, y, Xt, yt, value, loss, batch, layers, True, keep, kind == "transformer"
+        )
         kept[damping] = scores
     np.savez(path, **kept)
 

@@ -38,6 +38,12 @@ class Entry:
     limit: int = 180
 
 
+GROWTH = {
+    "n": (2000, 4000, 8000, 16000),
+    "m": (50, 100, 200, 400),
+    "width": (128, 256, 512, 1024),
+    "depth": (2, 4, 8, 16),
+}
 WORKLOADS = {
     "softmax": (
         "Exact influence, 10-class softmax on 9,000 digits (p = 7,850), 100 queries × 9,000 points",
@@ -76,8 +82,37 @@ WORKLOADS = {
         "EK-FAC on a transformer language model of 128 symbols a sequence, 24 linear layers of 3.15M parameters, 50 queries × 1,024 sequences",
         [
             Entry("transformer-upweight", "**upweight**, sampled labels", "transformer/ours.py", limit=900),
+            Entry(
+                "transformer-upweight-half",
+                "**upweight**, factors from every other sequence",
+                "transformer/ours.py",
+                limit=900,
+            ),
+            Entry(
+                "transformer-upweight-bfloat16",
+                "**upweight**, factors from every other sequence, bfloat16 products",
+                "transformer/ours.py",
+                limit=900,
+            ),
             Entry("transformer-kronfluence", "kronfluence", "transformer/peers.py", PEERS, 900),
             Entry("transformer-bergson", "bergson", "transformer/peers.py", BERGSON, 900),
+        ],
+    ),
+    "solver": (
+        "The damped Gauss-Newton answer of 100 queries on the perceptron, λ = .01, to a relative residual of 1e-4",
+        [
+            Entry("mlp-ggn-curved", "**upweight**, all at once", "networks/solver.py", limit=600),
+            Entry("mlp-ggn-none", "upweight, all at once, no preconditioner", "networks/solver.py", limit=600),
+            Entry("mlp-ggn-single-curved", "upweight, one at a time", "networks/solver.py", limit=600),
+            Entry("mlp-ggn-single-none", "upweight, one at a time, no preconditioner", "networks/solver.py", limit=600),
+        ],
+    ),
+    "growth": (
+        "Growth: EK-FAC and first-order scores of a perceptron (128 inputs, 3 hidden layers of 256, n = 4,000, m = 100) while one size doubles",
+        [
+            Entry(f"growth-{what}-{size}", f"{what} = {size:,}", "networks/growth.py")
+            for what, sizes in GROWTH.items()
+            for size in sizes
         ],
     ),
     "lines": (
@@ -125,7 +160,7 @@ def run(entry: Entry) -> dict:
 
 def agreement(name: str) -> dict:
     """Relative error, Pearson and slope of a row's scores against the truth of its workload."""
-    truth, mine = DATA / "scores" / f"{TRUTHS[name.split('-')[0]]}.npy", DATA / "scores" / f"{name}.npy"
+    truth, mine = DATA / "scores" / f"{TRUTHS.get(name.split('-')[0])}.npy", DATA / "scores" / f"{name}.npy"
     if not (mine.exists() and truth.exists()) or truth == mine:
         return {}
     a, b = np.load(truth), np.load(mine)
@@ -137,6 +172,7 @@ def agreement(name: str) -> dict:
 def line(entry: Entry, record: dict, run: str = "") -> str:
     """One row of the table; a row of another run than the rest is marked."""
     label = entry.label + (" ‡" if run and record.get("run") != run else "")
+    label += f"<br>{record['notes']}" if entry.script == "networks/solver.py" and record.get("notes") else ""
     if "failure" in record:
         return f"| {label} | {record['failure']} | | | | | | |"
     phases = " + ".join(f"{name} {seconds:.3g}" for name, seconds in record["seconds"].items())

@@ -189,7 +189,7 @@ def label_gradients(model: nn.Module, X: torch.Tensor) -> torch.Tensor:
 
 
 def factors(model: nn.Module, X: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """For every linear and convolutional layer: coordinates (o, i), the mean of aaᵀ over positions reached, E Σ ggᵀ."""
+    """For every linear and convolutional layer: coordinates (o, i), the mean of aaᵀ over positions reached in some layer of as many, E Σ ggᵀ."""
     place, at = 0, {}
     for p in model.parameters():
         at[id(p)] = torch.arange(place, place + p.numel())
@@ -204,16 +204,27 @@ def factors(model: nn.Module, X: torch.Tensor) -> Iterator[tuple[torch.Tensor, t
     logs = F.log_softmax(model(X), 1)
     for handle in handles:
         handle.remove()
-    for layer, given, output in seen:
+    slopes = [
+        torch.stack(
+            [
+                by_position(layer, torch.autograd.grad(-log, output, (0.5 * log).exp().detach(), True)[0])
+                for log in logs.T
+            ]
+        )
+        for layer, _, output in seen
+    ]  # (k, b·s, o) each
+    reached: dict[int, torch.Tensor] = {}
+    for g in slopes:
+        mine = g.ne(0).any(2).any(0)
+        reached[g.shape[1]] = reached.get(g.shape[1], mine) | mine
+    for (layer, given, _), g in zip(seen, slopes, strict=True):
         where = at[id(layer.weight)].view(len(layer.weight), -1)
         a = given.reshape(-1, given.shape[-1]) if isinstance(layer, nn.Linear) else windows(layer, given)
         if layer.bias is not None:
             where, a = torch.cat([where, at[id(layer.bias)].unsqueeze(1)], 1), torch.cat([a, a.new_ones(len(a), 1)], 1)
-        rows = [torch.autograd.grad(-log, output, (0.5 * log).exp().detach(), retain_graph=True)[0] for log in logs.T]
-        slopes = torch.stack([by_position(layer, g) for g in rows])  # (k, b·s, o)
         if len(a) > len(X):
-            a = a[slopes.ne(0).any(2).any(0)]
-        yield where, (a.T @ a / len(a)).detach(), torch.einsum("kso,ksx->ox", slopes, slopes) / len(X)
+            a = a[reached[len(a)]]
+        yield where, (a.T @ a / len(a)).detach(), torch.einsum("kso,ksx->ox", g, g) / len(X)
 
 
 def by_position(layer: nn.Module, slopes: torch.Tensor) -> torch.Tensor:

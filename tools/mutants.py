@@ -338,14 +338,14 @@ MUTANTS = [
     Mutant(
         "EK-FAC: eigenvectors transposed",
         "curvature/ekfac.py",
-        "a, g = layer.inputs @ bases[key].right, layer.slopes @ bases[key].left",
-        "a, g = layer.inputs @ bases[key].right.T, layer.slopes @ bases[key].left.T",
+        "inputs = a_part @ basis.right if how",
+        "inputs = a_part @ basis.right.T if how",
     ),
     Mutant(
         "EK-FAC: the square of a mean for the mean of squares",
         "curvature/ekfac.py",
-        "total += (g_part.mT @ a_part).square_().sum(0)",
-        "total += (g_part.mT @ a_part).sum(0).square_()",
+        "addmv_(flat.square_().T, flat.new_ones(len(flat)), alpha=scale)",
+        "add_(flat.sum(0).square_(), alpha=scale)",
     ),
     Mutant(
         "K-FAC: inputs not averaged over positions",
@@ -356,8 +356,8 @@ MUTANTS = [
     Mutant(
         "K-FAC: padding takes part in the inputs' moments",
         "curvature/factors.py",
-        "return slopes.ne(0).any(3).any(1).to(slopes.dtype)",
-        "return slopes.new_ones(len(slopes), slopes.shape[2])",
+        "mine = layer.slopes.ne(0).any(3).any(1).to(layer.slopes.dtype)",
+        "mine = layer.slopes.new_ones(b, s)",
     ),
     Mutant(
         "a module with two names gets a copy back",
@@ -453,8 +453,8 @@ MUTANTS = [
     Mutant(
         "the Fisher ignores the weights",
         "curvature/factors.py",
-        "weights = self.objective.weights[where].to(self.objective.theta.dtype)",
-        "weights = self.objective.weights[where].to(self.objective.theta.dtype) * 0 + 1 / self.objective.count",
+        "weights = self.weights[where].to(self.objective.theta.dtype)",
+        "weights = self.weights[where].to(self.objective.theta.dtype) * 0 + 1 / self.objective.count",
     ),
     Mutant(
         "blocks lose the penalty's share of a point",

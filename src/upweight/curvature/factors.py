@@ -98,9 +98,14 @@ class LayerSums:
         self.inputs = like.new_zeros(like.shape[2], like.shape[2])
         self.slopes = like.new_zeros(self.layer.slopes.shape[3], self.layer.slopes.shape[3])
 
-    def add(self, a: Float[Tensor, "b s i"], g: Float[Tensor, "b k s o"], weights: Float[Tensor, "b"]) -> None:
-        """Add a batch."""
-        within = reached(g)
+    def add(
+        self,
+        a: Float[Tensor, "b s i"],
+        g: Float[Tensor, "b k s o"],
+        weights: Float[Tensor, "b"],
+        within: Float[Tensor, "b s"],
+    ) -> None:
+        """Add a batch, its inputs at the positions within."""
         rows, scale = weighted(a if bool(within.all()) else a * within.unsqueeze(2), weights)
         add_gram(self.inputs, rows.flatten(0, 1), scale)
         rows, scale = weighted(g, weights)
@@ -145,12 +150,14 @@ def collect(batches: Iterable[LabelRows], reduce: bool = False) -> Sums:
     """Second moments of every layer over the training set; reduced, with positions averaged before they are squared."""
     found: Sums = {}
     for rows in batches:
+        within = reached(rows.layers)
         for layer in rows.layers:
             key = layer.layout.places
             if isinstance(layer, FactoredJacobian):
                 sums = found.setdefault(key, LayerSums(layer))
                 assert isinstance(sums, LayerSums)
-                sums.add(*positions(layer, reduce), rows.weights)
+                a, g, mine = positions(layer, within[layer.inputs.shape[1]], reduce)
+                sums.add(a, g, rows.weights, mine)
             else:
                 sums = found.setdefault(key, FlatSums(layer, layer.layout.width <= WHOLE_BLOCK))
                 assert isinstance(sums, FlatSums)
@@ -158,20 +165,33 @@ def collect(batches: Iterable[LabelRows], reduce: bool = False) -> Sums:
     return found
 
 
-def positions(layer: FactoredJacobian, reduce: bool) -> tuple[Float[Tensor, "b s i"], Float[Tensor, "b k s o"]]:
-    """a and g of a layer; reduced, the mean input and the summed gradient of every example."""
+def positions(
+    layer: FactoredJacobian, within: Float[Tensor, "b s"], reduce: bool
+) -> tuple[Float[Tensor, "b t i"], Float[Tensor, "b k t o"], Float[Tensor, "b t"]]:
+    """a, g and the positions that count; reduced, the mean input and the summed gradient of every example."""
     if not reduce or layer.inputs.shape[1] == 1:
-        return layer.inputs, layer.slopes
-    within = reached(layer.slopes).unsqueeze(2)
-    mean = (layer.inputs * within).sum(1, keepdim=True) / within.sum(1, keepdim=True).clamp_min(1)
-    return mean, layer.slopes.sum(2, keepdim=True)
+        return layer.inputs, layer.slopes, within
+    share = within.unsqueeze(2)
+    mean = (layer.inputs * share).sum(1, keepdim=True) / share.sum(1, keepdim=True).clamp_min(1)
+    return mean, layer.slopes.sum(2, keepdim=True), within.new_ones(len(within), 1)
 
 
-def reached(slopes: Float[Tensor, "b k s o"]) -> Float[Tensor, "b s"]:
-    """1 where the gradient of some label arrives, else 0: padding takes no part, however long. Lone positions all do."""
-    if slopes.shape[2] == 1:
-        return slopes.new_ones(len(slopes), 1)
-    return slopes.ne(0).any(3).any(1).to(slopes.dtype)
+def reached(layers: tuple[LayerJacobian, ...]) -> dict[int, Float[Tensor, "b s"]]:
+    """For every number of positions: 1 where the gradient of some label arrives in some layer of that many, else 0.
+
+    Padding takes no part in the factors, however long it is; a lone position always does.
+    """
+    found: dict[int, Tensor] = {}
+    for layer in layers:
+        if not isinstance(layer, FactoredJacobian):
+            continue
+        b, _, s, _ = layer.slopes.shape
+        if s == 1:
+            found[1] = layer.slopes.new_ones(b, 1)
+        elif s not in found or not bool(found[s].all()):
+            mine = layer.slopes.ne(0).any(3).any(1).to(layer.slopes.dtype)
+            found[s] = mine if s not in found else torch.maximum(found[s], mine)
+    return found
 
 
 def kept_bytes(walk: Walk, first: LabelRows) -> int:
