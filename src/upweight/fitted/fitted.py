@@ -20,6 +20,7 @@ from upweight.fitted.exact import Exact
 from upweight.fitted.iterative import of_linear_model, of_network
 from upweight.fitted.settings import ITERATIVE, STRUCTURED, Settings
 from upweight.gradients import Engine, LinearEngine, Stationarity, engine_for, measure_stationarity
+from upweight.gradients.coverage import require_rules
 from upweight.gradients.probe import probe
 from upweight.linop import LinearOperator
 from upweight.objective import Objective
@@ -176,5 +177,7 @@ def prepare(adapted: Adapted, settings: Settings) -> Fitted:
             stacklevel=3,
         )
     engine = engine_for(adapted.objective)
+    if settings.strict:
+        require_rules(engine)
     probe(engine)
     return Fitted(adapted, settings, engine, measure_stationarity(engine))

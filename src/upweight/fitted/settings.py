@@ -100,6 +100,7 @@ class Settings:
     fisher: str = "auto"
     seed: int = 0
     products: str = "auto"
+    strict: bool = False
 
     def __post_init__(self) -> None:
         allowed_names = (
