@@ -290,7 +290,7 @@ def _agreeing(
         for site in watched:
             try:
                 rows += _rows_of(general, site, trial)
-            except (RuntimeError, ValueError, IndexError, ModelError):
+            except (RuntimeError, ValueError, TypeError, IndexError, ModelError):
                 broken.add(site.name)
         rounding = NOISE * torch.finfo(rows.dtype).eps * float(trial.truth.abs().max())
         for where in places:
