@@ -50,7 +50,7 @@ class Walk:
         """Every batch, with as many independent draws of its labels from one forward pass."""
         for where, batch in self.engine.batches():
             outputs, targets, jacobian = self.engine.linearised(batch)
-            weights = self.objective.weights[where].to(self.objective.theta.dtype)
+            weights = self.objective.weights[where].to(outputs.dtype)
             found = []
             for _ in range(draws):
                 slopes = label_slopes(self.objective.loss, outputs, targets, self.fisher, self.generator)

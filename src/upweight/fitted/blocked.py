@@ -52,4 +52,5 @@ class Blocked:
         assert isinstance(found, Inverted)
         fisher = read_fisher(self.settings.fisher, self.engine.objective.outputs)
         name = f"{self.kind} in {len(self.curvature.parts)} blocks, {fisher} Fisher"
+        name += f", passes in {self.settings.precision}" if self.settings.precision == "bfloat16" else ""
         return replace(found, verdict=replace(found.verdict, method=name, residual=None))

@@ -53,6 +53,7 @@ class Study(Asked):
         damping: λ, or ``uw.Relative(0.1)`` of each block's mean eigenvalue; 'auto': none if exact, else Relative(0.1).
         fisher, seed: labels of structured curvature: 'exact', 'sampled', 'empirical', or 'auto'.
         batch_size: examples read at a time.
+        precision: 'bfloat16' runs a float32 network's passes for structured curvature under autocast; sums stay float32.
         strict: refuse tracked parameters that no layer rule covers: see ``coverage``.
         memory, device: bytes the exact road may take (half of the machine's); where the model should be.
 
@@ -90,9 +91,10 @@ class Study(Asked):
         memory: int | None = None,
         device: str | torch.device | None = None,
         strict: bool = False,
+        precision: str | None = None,
     ) -> None:
-        settings = Settings(protocol, curvature, solver, damping, memory, fisher, seed, strict=strict)
-        form = Form(loss, forward, parameters, weights, penalty, batch_size, device)
+        settings = Settings(protocol, curvature, solver, damping, memory, fisher, seed, strict=strict, precision=precision)
+        form = Form(loss, forward, parameters, weights, penalty, batch_size, device, precision)
         self.fitted = prepare(adapt_module(model, data, form, ids), settings)
 
     @classmethod
