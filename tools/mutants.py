@@ -58,8 +58,8 @@ MUTANTS = [
     Mutant(
         "dropped wᵢ in the change rows",
         "questions/points.py",
-        "point_tiles(fitted, places, -fitted.weights[places], question.pending)",
-        "point_tiles(fitted, places, torch.full_like(fitted.weights[places], -1 / len(fitted.weights)), question.pending)",
+        "partial(point_tiles, fitted, places, -fitted.weights[places], question.pending)",
+        "partial(point_tiles, fitted, places, torch.full_like(fitted.weights[places], -1 / len(fitted.weights)), question.pending)",
     ),
     Mutant(
         "dropped wᵢ in the own curvature",
@@ -72,6 +72,78 @@ MUTANTS = [
         "questions/points.py",
         "return own * fitted.weights.cpu().numpy()",
         "return own",
+    ),
+    Mutant(
+        "by_module: the penalty's share left out",
+        "questions/split.py",
+        "values[:, tile.columns] -= tile.changes.share * shared",
+        "values[:, tile.columns] -= 0 * shared",
+    ),
+    Mutant(
+        "by_module: unmasked products",
+        "questions/split.py",
+        "_products(tile, solved * mask, fresh.pull)",
+        "_products(tile, solved / len(masks), fresh.pull)",
+    ),
+    Mutant(
+        "strict: parameters one by one let through",
+        "gradients/coverage.py",
+        'NO_RULE = ("vmap", "one by one")',
+        'NO_RULE = ("vmap",)',
+    ),
+    Mutant(
+        "dependence: only the first tile of queries looked at",
+        "questions/dependence.py",
+        "        start = where.stop\n    return False",
+        "        break\n    return False",
+    ),
+    Mutant(
+        "dependence: a saturated callable taken for a constant",
+        "questions/dependence.py",
+        "for at in (outputs, *others)",
+        "for at in (outputs,)",
+    ),
+    Mutant(
+        "randomised: the same noise in every draw",
+        "objective/randomised.py",
+        'hashed(f"{self.seed}, {draw}, {key}")',
+        'hashed(f"{self.seed}, {key}")',
+    ),
+    Mutant(
+        "randomised: noise by place in the batch",
+        "objective/randomised.py",
+        "self._draw(model, one, int(keys[place]), draw)",
+        "self._draw(model, one, place, draw)",
+    ),
+    Mutant(
+        "compiled: parts inside run as compiled",
+        "gradients/guard.py",
+        "compiled(module) or module._compiled_call_impl is not None",
+        "False",
+    ),
+    Mutant(
+        "precision: asked for and not taken",
+        "gradients/network.py",
+        "batch, theta, self.objective.precision)",
+        "batch, theta, None)",
+    ),
+    Mutant(
+        "precision: factors summed in bfloat16",
+        "gradients/capture.py",
+        "dtype=torch.promote_types(own, torch.float32)",
+        "dtype=precision or own",
+    ),
+    Mutant(
+        "groups at scale: the penalty's share left in the curvature",
+        "questions/remaining.py",
+        "diagonal = share * fitted",
+        "diagonal = 0 * fitted",
+    ),
+    Mutant(
+        "groups at scale: indefinite remains solved all the same",
+        "questions/remaining.py",
+        "before, gradient) <= FLOOR:",
+        "before, gradient) <= -1e9:",
     ),
     Mutant(
         "bias and weight swapped",
@@ -453,8 +525,8 @@ MUTANTS = [
     Mutant(
         "the Fisher ignores the weights",
         "curvature/factors.py",
-        "weights = self.weights[where].to(self.objective.theta.dtype)",
-        "weights = self.weights[where].to(self.objective.theta.dtype) * 0 + 1 / self.objective.count",
+        "weights = self.weights[where].to(outputs.dtype)",
+        "weights = self.weights[where].to(outputs.dtype) * 0 + 1 / self.objective.count",
     ),
     Mutant(
         "blocks lose the penalty's share of a point",

@@ -11,13 +11,17 @@ import torch
 from torch import nn
 
 from upweight._typing import Tensor
-from upweight.adapters.adapted import Adapted, PlainCodec
+from upweight.adapters.adapted import Adapted, PlainCodec, RandomisedCodec
 from upweight.errors import ConfigError, ModelError, NonFiniteInput, ShapeError
-from upweight.gradients.guard import as_found, called
+from upweight.gradients.guard import as_found, called, compiled
 from upweight.gradients.vmap import refused_in_words
 from upweight.objective import Examples, Forward, Loss, Objective, Penalty, plain_forward, read_loss, read_penalty
 from upweight.objective.data import map_tensors
+from upweight.objective.randomised import Averaged, Randomised
 from upweight.space import ParameterSpace, matching
+
+COMPILED = "The compiled model is scored as the module it was compiled from, whose outputs are the same up to rounding"
+"""Said of every answer about a model that torch.compile returned."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Form:
     penalty: Penalty = None
     batch_size: int | str = "auto"
     device: str | torch.device | None = None
+    precision: str | None = None
 
 
 def adapt_module(model: nn.Module, data: Any, form: Form, ids: Any = None) -> Adapted:
@@ -45,21 +50,38 @@ def adapt_module(model: nn.Module, data: Any, form: Form, ids: Any = None) -> Ad
         raise ModelError(
             f"found a model of type {type(model).__name__}. Expected an nn.Module; for scikit-learn estimators use uw.from_sklearn(fitted, X, y)."
         )
+    notes: tuple[str, ...] = ()
+    if compiled(model):
+        model, notes = model._modules["_orig_mod"], (COMPILED,)  # pyright: ignore[reportAssignmentType]
+        assert isinstance(model, nn.Module)
     if form.device is not None:
         _same_device(model, form.device)
     tracked = _tracked(model, form.parameters)
     space = ParameterSpace.of(tracked)
     theta = space.flatten(tracked)
-    codec = PlainCodec(theta.dtype)
+    forward, loss = form.forward or plain_forward, read_loss(form.loss)
+    codec: PlainCodec = PlainCodec(theta.dtype)
+    if isinstance(forward, Randomised):
+        codec, loss = RandomisedCodec(theta.dtype), Averaged(loss, forward.draws)
     examples = codec.read(data, "training set", ids)
-    forward = form.forward or plain_forward
-    loss, trailing = _bind(model, forward, read_loss(form.loss), examples, theta)
+    loss, trailing = _bind(model, forward, loss, examples, theta)
     weights = read_weights(form.weights, len(examples)).to(theta.device)
     penalty = read_penalty(form.penalty, space)
     objective = Objective(
-        model, forward, loss, examples, weights, penalty, space, theta, trailing, _size(form.batch_size)
+        model,
+        forward,
+        loss,
+        examples,
+        weights,
+        penalty,
+        space,
+        theta,
+        trailing,
+        _size(form.batch_size),
+        _precision(form.precision, theta),
     )
-    return Adapted(objective, "fixed_mean", codec, was_training=any(module.training for module in model.modules()))
+    was_training = any(module.training for module in model.modules())
+    return Adapted(objective, "fixed_mean", codec, notes, was_training)
 
 
 def read_weights(weights: Any, count: int) -> Tensor:
@@ -152,3 +174,14 @@ def _size(batch_size: int | str) -> int | None:
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ConfigError(f"batch_size={batch_size!r}. Expected a positive integer or 'auto'.")
     return batch_size
+
+
+def _precision(wanted: str | None, theta: Tensor) -> torch.dtype | None:
+    """The type of captured passes, None for the parameters' own."""
+    if wanted not in (None, "float32", "bfloat16"):
+        raise ConfigError(f"precision={wanted!r} is unknown. Expected 'bfloat16', 'float32' or None, the model's own.")
+    if wanted is not None and theta.dtype != torch.float32:
+        raise ConfigError(
+            f"precision={wanted!r} found parameters of type {theta.dtype}. Expected float32 ones, whose passes it lowers; leave precision out, or convert the model."
+        )
+    return torch.bfloat16 if wanted == "bfloat16" else None

@@ -86,7 +86,7 @@ class NetworkEngine(Engine):
 
     def captured(self, batch: Batch, theta: Tensor | None = None) -> Captured:
         """One forward pass with every layer watched, ready to be pulled back."""
-        return capture(self.general, self.sites, batch, theta)
+        return capture(self.general, self.sites, batch, theta, self.objective.precision)
 
     def prepared(self, captured: Captured) -> tuple[Float[Tensor, "b o"], Tensor]:
         """Flat outputs and checked targets of a captured pass."""
@@ -225,7 +225,7 @@ def plain_rows(general: VmapEngine, places: range, slopes: Float[Tensor, "b o"] 
                 value = general.objective.loss.values(*general.objective.loss.prepare(outputs, targets)).sum()
             else:
                 value = (outputs.reshape(-1) * slopes[k]).sum()
-            rows.append(torch.autograd.grad(value, theta)[0])
+            rows.append(torch.autograd.grad(value + 0 * theta.sum(), theta)[0])  # outputs may leave θ out
     return torch.stack(rows)
 
 
@@ -324,7 +324,7 @@ def _rows_by_rules(general: VmapEngine, watched: tuple[Site, ...], trial: Trial)
     return rows, broken
 
 
-FAILURES = (RuntimeError, ValueError, IndexError, ModelError)
+FAILURES = (RuntimeError, ValueError, TypeError, IndexError, ModelError)
 """What a rule may raise at a layer it does not fit."""
 
 

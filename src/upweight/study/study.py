@@ -14,6 +14,7 @@ from upweight.adapters import Adapted
 from upweight.adapters.torch import Form, adapt_module
 from upweight.curvature import Relative
 from upweight.fitted import Settings, Solver, prepare
+from upweight.gradients.coverage import coverage_of
 from upweight.objective import Objective, Penalty
 from upweight.questions.question import MeasureLike, Question
 from upweight.questions.trust import Trust, trust
@@ -39,7 +40,8 @@ class Study(Asked):
         data: the training set in a fixed order: (X, y), a map-style dataset, an unshuffled loader, a dict of arrays.
         loss: 'cross_entropy', 'binary_cross_entropy' (on logits), 'squared_error' (½(f−y)², summed over outputs),
             'poisson', ``uw.smooth_hinge(temperature)``, an ``nn`` loss module, or a callable (outputs, targets) → (b,).
-        forward: (model, batch) → (outputs, targets), where batches are not (inputs, targets).
+        forward: (model, batch) → (outputs, targets), where batches are not (inputs, targets); ``uw.Randomised`` for one
+            with chance in it, such as kept dropout or diffusion noise.
         parameters, weights: names or patterns of the tracked parameters; wᵢ of the objective Σwᵢℓᵢ + r (1/n each).
         penalty: r(θ), e.g. ``uw.L2(1e-2)`` for (λ/2)‖θ‖², PyTorch's weight_decay.
         protocol: what a refit does to the penalty: 'fixed_mean' (λ a point), 'fixed_total', or 'as_refit' (the adapter's).
@@ -54,6 +56,8 @@ class Study(Asked):
         products: how queries meet examples in an eigenbasis: 'written' (exact), 'separable' (low rank, error measured),
             or 'auto', the cheaper.
         batch_size: examples read at a time.
+        precision: 'bfloat16' runs a float32 network's passes for structured curvature under autocast; sums stay float32.
+        strict: refuse tracked parameters that no layer rule covers: see ``coverage``.
         memory, device: bytes the exact road may take (half of the machine's); where the model should be.
 
     Raises:
@@ -91,9 +95,13 @@ class Study(Asked):
         batch_size: int | str = "auto",
         memory: int | None = None,
         device: str | torch.device | None = None,
+        strict: bool = False,
+        precision: str | None = None,
     ) -> None:
-        settings = Settings(protocol, curvature, solver, damping, memory, fisher, seed, products, factor_share)
-        form = Form(loss, forward, parameters, weights, penalty, batch_size, device)
+        settings = Settings(
+            protocol, curvature, solver, damping, memory, fisher, seed, products, factor_share, strict, precision
+        )
+        form = Form(loss, forward, parameters, weights, penalty, batch_size, device, precision)
         self.fitted = prepare(adapt_module(model, data, form, ids), settings)
 
     @classmethod
@@ -112,6 +120,12 @@ class Study(Asked):
     def protocol(self) -> str:
         """'fixed_mean' or 'fixed_total', resolved."""
         return self.fitted.protocol
+
+    @property
+    def coverage(self) -> dict[str, str]:
+        """How the gradient of every tracked parameter is found: the layer type whose rule gives it from one pass, 'linear model', or,
+        where no rule was confirmed, 'vmap' or 'one by one', which are slower and as exact."""
+        return coverage_of(self.fitted.engine)
 
     def __repr__(self) -> str:
         o = self.objective
