@@ -9,6 +9,7 @@ from upweight.influence.effects import Effects, load
 from upweight.influence.formula import effect
 from upweight.objective.losses import smooth_hinge
 from upweight.objective.penalties import L2
+from upweight.solve.filters import Mixture, Ridge, Segment
 from upweight.solve.inverse import inverse
 from upweight.study import Study
 
@@ -17,7 +18,10 @@ __version__ = "0.1.0"
 __all__ = [
     "L2",
     "Effects",
+    "Mixture",
     "Relative",
+    "Ridge",
+    "Segment",
     "Solver",
     "Study",
     "curvature",

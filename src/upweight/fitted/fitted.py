@@ -21,7 +21,7 @@ from upweight.fitted.iterative import of_linear_model, of_network
 from upweight.fitted.settings import ITERATIVE, STRUCTURED, Settings
 from upweight.gradients import Engine, LinearEngine, Stationarity, engine_for, measure_stationarity
 from upweight.gradients.probe import probe
-from upweight.linop import LinearOperator
+from upweight.linop import BlockDiagonal, LinearOperator
 from upweight.objective import Objective
 from upweight.objective.data import index_array
 from upweight.solve import Inverse, Verdict
@@ -35,6 +35,8 @@ class Fitted:
     settings: Settings
     engine: Engine = field(repr=False)
     stationarity: Stationarity
+    known: BlockDiagonal | None = field(default=None, repr=False)
+    """The curvature in blocks where it was formed before, so that it is not formed again."""
 
     @property
     def objective(self) -> Objective:
@@ -74,7 +76,7 @@ class Fitted:
     @cached_property
     def blocked(self) -> Blocked:
         """The curvature in blocks; EK-FAC stands in where the study's own is exact and only products of it are taken."""
-        return Blocked(self.engine, self.settings, self.kind if self.structured else "ekfac")
+        return Blocked(self.engine, self.settings, self.kind if self.structured else "ekfac", self.known)
 
     @property
     def iterates(self) -> bool:
