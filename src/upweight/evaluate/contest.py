@@ -55,19 +55,34 @@ class Contest:
         object.__setattr__(self, "families", kinds)
 
     def chosen(self, masks: np.ndarray, queries: np.ndarray) -> int:
-        """The setting that ranks these best, mixtures predicting only retrainings their weights were not fitted on."""
-        return int(np.argmax(rank_scores(self.crossed(masks, queries), self.truth[np.ix_(masks, queries)])))
+        """The setting that follows these best: Spearman plus Pearson, each over retrainings and averaged over queries.
+
+        Few retrainings make ranks coarse, and large changes outweigh the rest in the other.
+        """
+        predicted, truth = self.crossed(masks, queries), self.truth[np.ix_(masks, queries)]
+        return int(np.argmax(rank_scores(predicted, truth) + linear_scores(predicted, truth)))
 
     def crossed(self, masks: np.ndarray, queries: np.ndarray) -> np.ndarray:
-        """Predictions of all settings, mixtures last, each retraining left out of the fit that predicts it, (f + k, r, m)."""
-        rows = [self.fitted(np.delete(masks, k), queries) for k in range(len(masks))]
-        return np.concatenate([self.at(rows[k], masks[k : k + 1], queries) for k in range(len(masks))], 1)
+        """Predictions of all settings, mixtures last, each retraining left out of the fit that predicts it, (f + k, r, m).
+
+        Each fit is scaled to one size: its scale knows, by its absence, how far the one left out moved.
+        """
+        return np.concatenate([self._left_out(k, masks, queries) for k in range(len(masks))], 1)
+
+    def _left_out(self, place: int, masks: np.ndarray, queries: np.ndarray) -> np.ndarray:
+        weights = []
+        for family, beta in zip(self.families, self.fitted(np.delete(masks, place), queries), strict=True):
+            own = self.predicted[np.ix_(np.asarray(family.places), masks, queries)]
+            size = float(beta @ np.linalg.norm(own - own.mean(1, keepdims=True), axis=(1, 2)))
+            weights.append(beta / size if size > 0 else beta)
+        return self.at(weights, masks[place : place + 1], queries)
 
     def fitted(self, masks: np.ndarray, queries: np.ndarray) -> list[np.ndarray]:
         """β ≥ 0 of every family's mixture, by non-negative least squares on these retrainings and queries."""
         truth = self.truth[np.ix_(masks, queries)]
         return [
-            mixture_weights(self.predicted[np.ix_(family.places, masks, queries)], truth) for family in self.families
+            mixture_weights(self.predicted[np.ix_(np.asarray(family.places), masks, queries)], truth)
+            for family in self.families
         ]
 
     def at(self, weights: list[np.ndarray], masks: np.ndarray, queries: np.ndarray) -> np.ndarray:
@@ -141,20 +156,22 @@ def judge(contest: Contest, components: int, seed: int) -> Judged:
 
 
 def rank_scores(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Spearman's correlation over retrainings, averaged over queries, of every setting, (f,).
+    """Spearman's correlation over retrainings, averaged over queries, of every setting, (f,)."""
+    return linear_scores(stats.rankdata(predicted, axis=1), stats.rankdata(truth, axis=0))
+
+
+def linear_scores(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Pearson's correlation over retrainings, averaged over queries, of every setting, (f,).
 
     A query the retrainings do not move says nothing and is left out; one that a setting does not predict to move
     counts as zero.
     """
-    ranked = stats.rankdata(truth, axis=0)
-    ranked = ranked - ranked.mean(0)
-    moved = np.linalg.norm(ranked, axis=0) > 0
+    moved = np.ptp(truth, axis=0) > 0
     if not moved.any():
         return np.zeros(len(predicted))
-    own = stats.rankdata(predicted, axis=1)
-    own = own - own.mean(1, keepdims=True)
-    size = np.linalg.norm(own, axis=1) * np.linalg.norm(ranked, axis=0)  # (f, m)
-    products = np.einsum("frm,rm->fm", own, ranked)
+    own, real = predicted - predicted.mean(1, keepdims=True), truth - truth.mean(0)
+    size = np.linalg.norm(own, axis=1) * np.linalg.norm(real, axis=0)  # (f, m)
+    products = np.einsum("frm,rm->fm", own, real)
     found = np.divide(products, size, out=np.zeros_like(products), where=size > 0)
     return found[:, moved].mean(1)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 
@@ -76,7 +75,7 @@ class LayerBlock(Block):
     def against(self, rows: Tensor) -> Tensor:
         return self.own(self.layout.gather(rows))
 
-    def first(self, count: int) -> Self:
+    def first(self, count: int) -> LayerBlock:
         """The first rows: every part is held with the examples along its leading axis."""
         return replace(self, **{name: held[:count] for name, held in vars(self).items() if isinstance(held, Tensor)})  # pyright: ignore
 
