@@ -21,12 +21,15 @@ from upweight.evaluate.subsets import halves, measured_changes
 from upweight.evaluate.tune import SHARES, grid
 from upweight.questions.question import Question
 from upweight.solve import filtered
+from upweight.solve.filters import Calibrated
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::upweight.errors.NotStationaryWarning"),
     pytest.mark.filterwarnings("ignore::upweight.errors.ApproximationWarning"),
 ]
 TRAINED, QUERIES, DECAY = 240, 40, 3e-3
+JUDGING = 24
+"""Other retrainings that judge: of 132 settings the best on fewer is best by luck (by 2 to 5 % on twelve)."""
 NETWORKS = {
     "mlp": MAKE["mlp"],
     "cnn": MAKE["cnn"],
@@ -82,7 +85,7 @@ def test_the_choice_is_near_the_best_in_hindsight_on_other_retrainings_and_queri
     found = problem.study.tune(problem.tuning, train=problem.train, refits=12, progress=False)
     fitted = problem.study.fitted
     question = Question(fitted, problem.judging, "loss", "first")
-    weights = halves(fitted.weights, 12, seed=7)
+    weights = halves(fitted.weights, JUDGING, seed=7)
     truth = measured_changes(question, question.measured, weights, 0, problem.train, False)
     sums, best, own = gradient_sums(fitted.engine, weights - fitted.weights), -1.0, None
     for fisher in ("exact", "sampled", "empirical"):
@@ -100,7 +103,7 @@ def test_the_choice_is_near_the_best_in_hindsight_on_other_retrainings_and_queri
         f"{name}: {found.words}\n  elsewhere Spearman {score:.3f}, hindsight {best:.3f}, regret {1 - score / best:.3f}, slope and Pearson {pooled(own, truth)}"
     )
     assert score >= 0.95 * best
-    assert 0.3 < pooled(own, truth)[0] < 5 and pooled(own, truth)[1] > 0.15  # the size beside the rank
+    assert 0.5 < pooled(own, truth)[0] < 2  # the size beside the rank
     np.testing.assert_allclose(
         own, (weights - fitted.weights).numpy() @ found.study.upweight(problem.judging).values.T, atol=1e-8
     )
@@ -165,7 +168,13 @@ def test_a_mixture_is_not_negative_and_finds_its_parts():
     everything = contest.everything
     place = contest.chosen(*everything)
     best = contest.setting(place, contest.fitted(*everything))
-    assert place == 3 and isinstance(best.filter, uw.Mixture) and [d for _, d in best.filter.terms] == [1.0, 0.01]
+    assert contest.alive([against]).tolist() == [True] * 3 + [bool(against.any())]
+    assert (
+        not contest.alive([np.zeros(3)])[3]
+        and place == 3
+        and isinstance(best.filter, uw.Mixture)
+        and [d for _, d in best.filter.terms] == [1.0, 0.01]
+    )
     assert slope(truth - truth.mean(0), contest.at(contest.fitted(*everything), *everything)[3]) > 0
 
 
@@ -226,6 +235,27 @@ def test_every_filter_serves_a_study(curvature, filter):
     assert filter.name in study.drop(query).verdict and np.isfinite(study.drop(query, order="newton").values).all()
 
 
+def test_a_calibrated_filter_is_the_filter_on_another_scale():
+    values = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    filter = Calibrated(uw.Segment(2.0, relative=True), 0.25)
+    torch.testing.assert_close(filter.of(values, 3.0), 0.25 * uw.Segment(2.0).of(values, 3.0))
+    assert filter.relative and filter.name.endswith("times 0.25")
+    with pytest.raises(uw.errors.ConfigError, match=r"factor of 0.0. Expected a number above zero"):
+        Calibrated(uw.Ridge(1.0), 0.0)
+
+
+def test_the_choice_is_made_to_scale():
+    """Predictions forty times too large in size and right in rank: the judged slope is of the calibrated ones."""
+    generator = np.random.default_rng(0)
+    truth = generator.normal(size=(12, 40))
+    settings = (Setting("exact", uw.Segment(1.0), 1.0),)
+    contest = Contest(settings, 40 * (truth + 0.1 * generator.normal(size=truth.shape))[None], truth)
+    found = judge(contest, 1, seed=0)
+    assert found.slopes[0] == pytest.approx(1 / 40, rel=0.1)
+    assert found.slope == pytest.approx(1, rel=0.1) and found.rank > 0.95
+    assert contest.scale(0, [], *contest.everything) == pytest.approx(1 / 40, rel=0.1)
+
+
 def test_filters_are_refused_where_there_is_no_eigenbasis():
     for settings in ({"curvature": "ggn"}, {"curvature": "ekfac", "solver": "block_cg"}):
         with pytest.raises(uw.errors.ConfigError):
@@ -266,7 +296,7 @@ def moved(state: dict, weights: np.ndarray, by: float = 0.01) -> dict:
 
 def test_tuning_answers_in_words_and_with_a_study_and_leaves_everything_as_found():
     study, query, state = small()
-    before, torch_state, numpy_state = snapshot(study.objective.model), torch.get_rng_state(), np.random.get_state()
+    before, torch_state, numpy_state = snapshot(study.objective.model), torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
     seen = []
 
     def train(weights, seed):
@@ -276,11 +306,12 @@ def test_tuning_answers_in_words_and_with_a_study_and_leaves_everything_as_found
 
     found = study.tune(query, train=train, refits=6, seed=3, progress=False)
     assert_unchanged(study.objective.model, before)
-    assert torch.equal(torch.get_rng_state(), torch_state) and np.array_equal(np.random.get_state()[1], numpy_state[1])
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state[1])  # noqa: NPY002
     assert len(seen) == 6 and all(seed == 3 and weights.sum() == pytest.approx(1) for weights, seed in seen)
     assert repr(found) == found.words and "chosen from 6 retrainings" in found.words and "regret" in found.words
     assert list(found.table.columns) == ["fisher", "filter", "damping", "tuned", "judged", "slope", "pearson"]
-    assert found.table.judged.is_monotonic_decreasing and found.hindsight == found.table.judged[0] >= found.score
+    assert found.table.judged.is_monotonic_decreasing and found.hindsight >= found.score
     assert found.rule in set(found.table.judged) and set(found.table.fisher) == {"exact", "sampled", "empirical"}
     chosen = found.study.fitted.settings
     assert (chosen.fisher, chosen.damping) == (found.best.fisher, found.best.filter)

@@ -60,7 +60,12 @@ class Contest:
         Few retrainings make ranks coarse, and large changes outweigh the rest in the other.
         """
         predicted, truth = self.crossed(masks, queries), self.truth[np.ix_(masks, queries)]
-        return int(np.argmax(rank_scores(predicted, truth) + linear_scores(predicted, truth)))
+        scores = rank_scores(predicted, truth) + linear_scores(predicted, truth)
+        return int(np.argmax(np.where(self.alive(self.fitted(masks, queries)), scores, -np.inf)))
+
+    def alive(self, weights: list[np.ndarray]) -> np.ndarray:
+        """False for a mixture that was given no weight at all, which is no filter, (f + k,)."""
+        return np.asarray([True] * len(self.settings) + [bool(beta.any()) for beta in weights])
 
     def crossed(self, masks: np.ndarray, queries: np.ndarray) -> np.ndarray:
         """Predictions of all settings, mixtures last, each retraining left out of the fit that predicts it, (f + k, r, m).
@@ -94,14 +99,20 @@ class Contest:
         return np.concatenate([own, np.stack(mixed)]) if mixed else own
 
     def setting(self, place: int, weights: list[np.ndarray]) -> Setting:
-        """A setting by its place among all, mixtures last; terms without weight left out."""
+        """A living setting by its place among all, mixtures last; terms without weight left out."""
         if place < len(self.settings):
             return self.settings[place]
         family, beta = self.families[place - len(self.settings)], weights[place - len(self.settings)]
         ridges = [self.settings[k] for k in family.places]
         terms = tuple((float(b), float(one.filter.damping)) for b, one in zip(beta, ridges, strict=True) if b > 0)  # pyright: ignore
-        middle = float(np.average([one.damping for one in ridges], weights=beta)) if terms else float("nan")
-        return Setting(family.fisher, Mixture(terms or ((1.0, ridges[0].damping),), family.relative), middle)
+        middle = float(np.average([one.damping for one in ridges], weights=beta))
+        return Setting(family.fisher, Mixture(terms, family.relative), middle)
+
+    def scale(self, place: int, weights: list[np.ndarray], masks: np.ndarray, queries: np.ndarray) -> float:
+        """What a setting's predictions are to be multiplied by; one for a mixture, which was fitted to scale."""
+        own = self.at(weights, masks, queries)[place]
+        slope = pooled(own, self.truth[np.ix_(masks, queries)])[0]
+        return slope if place < len(self.settings) and slope > 0 else 1.0
 
     @cached_property
     def everything(self) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +126,7 @@ class Judged:
 
     Attributes:
         ranks, slopes, pearsons: of every setting, mixtures fitted on the other half of retrainings and queries, (f + k,).
-        rank, slope, pearson: of whichever setting the other half chose.
+        rank, slope, pearson: of whichever setting the other half chose, on the scale it measured there.
     """
 
     ranks: np.ndarray
@@ -145,12 +156,13 @@ def judge(contest: Contest, components: int, seed: int) -> Judged:
     queries = [np.flatnonzero(np.isin(np.arange(rows) // components, own)) for own in owners]
     found = []
     for tuning, judging in (masks, masks[::-1]):
-        place = contest.chosen(tuning, queries[0])
-        predicted = contest.at(contest.fitted(tuning, queries[0]), judging, queries[1])
+        place, weights = contest.chosen(tuning, queries[0]), contest.fitted(tuning, queries[0])
+        predicted = contest.at(weights, judging, queries[1])
         truth = contest.truth[np.ix_(judging, queries[1])]
         fits = np.asarray([pooled(one, truth) for one in predicted])  # (f + k, 2)
         scores = np.column_stack([rank_scores(predicted, truth), fits])
-        found.append((scores, scores[place]))
+        scale = contest.scale(place, weights, tuning, queries[0])
+        found.append((scores, scores[place] / np.asarray([1.0, scale, 1.0])))
     table, own = (np.mean(column, 0) for column in zip(*found, strict=True))
     return Judged(table[:, 0], table[:, 1], table[:, 2], *map(float, own))
 

@@ -20,6 +20,7 @@ from upweight.linop import BlockDiagonal
 from upweight.questions.measuring import Measurement
 from upweight.questions.question import Question
 from upweight.solve import Filter, Ridge, Segment
+from upweight.solve.filters import Calibrated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,8 @@ class Tuning:
     """What the retrainings chose, and what the choice is worth.
 
     Attributes:
-        best: the Fisher estimator and the filter that rank all retrainings and queries best.
+        best: the Fisher estimator and the filter that follow all retrainings and queries best, on their scale: ridges
+            and segments are multiplied by the measured slope. That is the scale of halves, not of single points.
         table: a row a setting, best judged first: fisher, filter, damping (λ or 1/rate in mean eigenvalues, of each
             block or of all), tuned (Spearman on everything, mixtures cross-fitted), and judged, slope and pearson,
             each on retrainings and queries the setting was not fitted on.
@@ -123,6 +125,8 @@ def tune(
     everything = contest.everything
     fits, place = contest.fitted(*everything), contest.chosen(*everything)
     best = contest.setting(place, fits)
+    scale = contest.scale(place, fits, *everything)
+    best = best if scale == 1.0 else replace(best, filter=Calibrated(best.filter, scale))
     chosen = f"chosen from {refits} retrainings (judged Spearman {judged.rank:.2f}, best in hindsight {judged.hindsight:.2f})"
     settings = replace(fitted.settings, fisher=best.fisher, damping=best.filter, chosen=chosen)
     found = replace(fitted, settings=settings, known=curvatures[best.fisher])
@@ -212,16 +216,17 @@ def _table(contest: Contest, judged: Judged, fits: list[np.ndarray]) -> pd.DataF
     import pandas as pd
 
     tuned = rank_scores(contest.crossed(*contest.everything), contest.truth)
-    settings = [contest.setting(place, fits) for place in range(len(tuned))]
+    alive = np.flatnonzero(contest.alive(fits))
+    settings = [contest.setting(int(place), fits) for place in alive]
     table = pd.DataFrame(
         {
             "fisher": [one.fisher for one in settings],
             "filter": [one.filter.name for one in settings],
             "damping": [one.damping for one in settings],
-            "tuned": tuned,
-            "judged": judged.ranks,
-            "slope": judged.slopes,
-            "pearson": judged.pearsons,
+            "tuned": tuned[alive],
+            "judged": judged.ranks[alive],
+            "slope": judged.slopes[alive],
+            "pearson": judged.pearsons[alive],
         }
     )
     return table.sort_values("judged", ascending=False, kind="stable", ignore_index=True)

@@ -3,6 +3,7 @@
 Ridge     f(Λ) = 1/(Λ + λ)             the damped inverse
 Segment   f(Λ) = (1 − e^{−rΛ})/Λ       one segment of training with step sizes that sum to r
 Mixture   f(Λ) = Σ_k β_k/(Λ + λ_k)     damped inverses, weighted
+Calibrated  c·f(Λ)                     any of these on a measured scale
 
 A filter changes eigenvalues only, so one eigenbasis serves every filter. Eigenvalues below zero are taken as
 zero before the filter, and the verdict says how many there were: curvature that is filtered is positive
@@ -151,6 +152,37 @@ class Mixture(Filter):
         for weight, damping in self.terms:
             total = total + weight / (values + damping * unit)
         return total
+
+
+@dataclass(frozen=True)
+class Calibrated(Filter):
+    """c · f(Λ): another filter on a scale that was measured, so that sizes are right and not only ranks.
+
+    Args:
+        base: f.
+        factor: c > 0.
+
+    Raises:
+        ConfigError: c is not above zero, or not finite.
+    """
+
+    base: Filter
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor < math.inf:
+            raise ConfigError(f"Calibrated found a factor of {self.factor}. Expected a number above zero, such as 0.5.")
+
+    @property
+    def relative(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.base.relative
+
+    @property
+    def name(self) -> str:
+        return f"{self.base.name}, times {self.factor:.3g}"
+
+    def of(self, values: Tensor, unit: float) -> Tensor:
+        return self.factor * self.base.of(values, unit)
 
 
 def filtered(operator: LinearOperator, filter: Filter) -> Inverted:
