@@ -612,6 +612,42 @@ MUTANTS = [
         "gram.diagonal().add_(1.0)",
         "gram.diagonal().add_(0.9)",
     ),
+    Mutant(
+        "tuning predicts with the sign turned",
+        "evaluate/spectral.py",
+        "total[place, :, where] -= weighed @ rows.T",
+        "total[place, :, where] += weighed @ rows.T",
+    ),
+    Mutant(
+        "tuning measures relative filters in absolute units",
+        "evaluate/spectral.py",
+        "part.mean if filter.relative else 1.0",
+        "1.0",
+    ),
+    Mutant(
+        "a half of the training set has half of the weight",
+        "evaluate/subsets.py",
+        "weights[kept] * (float(weights.sum()) / held)",
+        "weights[kept]",
+    ),
+    Mutant(
+        "the judge of a tuning asks the queries that chose",
+        "evaluate/contest.py",
+        "for own in owners]",
+        "for own in (owners[0], owners[0])]",
+    ),
+    Mutant(
+        "a mixture is scored on the retrainings it was fitted on",
+        "evaluate/contest.py",
+        "np.delete(masks, place)",
+        "masks",
+    ),
+    Mutant(
+        "the ranking at ten times the damping twice",
+        "questions/sensitivity.py",
+        "for factor in (10.0, 0.1)",
+        "for factor in (10.0, 10.0)",
+    ),
 ]
 
 

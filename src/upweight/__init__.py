@@ -10,6 +10,7 @@ from upweight.influence.formula import effect
 from upweight.objective.losses import smooth_hinge
 from upweight.objective.penalties import L2
 from upweight.objective.randomised import Randomised
+from upweight.solve.filters import Mixture, Ridge, Segment
 from upweight.solve.inverse import inverse
 from upweight.study import Study
 
@@ -18,8 +19,11 @@ __version__ = "0.1.0"
 __all__ = [
     "L2",
     "Effects",
+    "Mixture",
     "Randomised",
     "Relative",
+    "Ridge",
+    "Segment",
     "Solver",
     "Study",
     "curvature",

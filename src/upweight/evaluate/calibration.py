@@ -173,7 +173,7 @@ def leave_out(
     base = again(fitted.weights)
     before = measured_at(question, base)
     columns = []
-    for place in _watched(places, progress):
+    for place in watched(places, progress):
         weights = fitted.weights.clone()
         weights[place] = 0.0
         columns.append(measured_at(question, again(weights)) - before)
@@ -212,7 +212,7 @@ def _trained(fitted: Fitted, seed: int, train: Callable[[np.ndarray, int], Any] 
     return again
 
 
-def _watched(items: Iterable[Any], progress: bool | None) -> Iterable[Any]:
+def watched(items: Iterable[Any], progress: bool | None) -> Iterable[Any]:
     """A progress bar: always, never, or (None) where somebody is looking."""
     hidden = None if progress is None else not progress
     return tqdm(items, desc="refitting", unit="refit", leave=False, disable=hidden)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from upweight.curvature import Relative, damped, mean_eigenvalue
 from upweight.curvature.fisher import read_fisher
+from upweight.errors import ConfigError
 from upweight.fitted.settings import STRUCTURED, Settings
 from upweight.gradients import Engine
 from upweight.linop import BlockDiagonal
-from upweight.solve import Inverted, inverse
+from upweight.solve import Filter, Inverted, filtered, inverse
 
 AUTO_DAMPING = Relative(0.1)
 """Damping of structured curvature in units of each block's mean eigenvalue, where nothing better is known."""
@@ -22,37 +23,60 @@ class Blocked:
 
     Attributes:
         kind: its name; 'ekfac' stands in for an exact curvature where only its spectrum is wanted.
+        known: the blocks, where they were formed before.
     """
 
     engine: Engine
     settings: Settings
     kind: str
+    known: BlockDiagonal | None = field(default=None, repr=False)
 
     @cached_property
     def curvature(self) -> BlockDiagonal:
         """The blocks, without damping."""
+        if self.known is not None:
+            return self.known
         asked = self.settings
         return STRUCTURED[self.kind](self.engine, asked.fisher, asked.seed, asked.factor_share)
 
     @property
-    def chosen_damping(self) -> float | Relative:
+    def by_rule(self) -> bool:
+        """True where nobody gave a damping, so that it follows the rule."""
+        return self.settings.damping in ("auto", None)
+
+    @property
+    def chosen_damping(self) -> float | Relative | Filter:
         """λ as given; 'auto' is a tenth of every block's mean eigenvalue."""
-        chosen = self.settings.damping
-        return AUTO_DAMPING if chosen in ("auto", None) else chosen  # pyright: ignore
+        return AUTO_DAMPING if self.by_rule else self.settings.damping  # pyright: ignore
 
     @cached_property
     def damping(self) -> float:
         """One λ for all of θ: as given, or in units of the mean eigenvalue over all blocks."""
         chosen = self.chosen_damping
+        if isinstance(chosen, Filter):
+            raise ConfigError(
+                f"damping={chosen!r} is a filter, and an iterated curvature is damped by one number. Expected a number or uw.Relative(share)."
+            )
         return chosen.share * mean_eigenvalue(self.curvature) if isinstance(chosen, Relative) else float(chosen)
 
     @cached_property
     def inverse(self) -> Inverted:
-        """(F + λI)⁻¹, λ read for every block."""
-        found = inverse(damped(self.curvature, self.chosen_damping))
+        """(F + λI)⁻¹, λ read for every block; or f(F) where a filter was chosen."""
+        chosen = self.chosen_damping
+        if isinstance(chosen, Filter):
+            found = filtered(self.curvature, chosen)
+        else:
+            found = inverse(damped(self.curvature, chosen))
         assert isinstance(found, Inverted)
+        return replace(found, verdict=replace(found.verdict, method=self._words(), residual=None))
+
+    def _words(self) -> str:
         fisher = read_fisher(self.settings.fisher, self.engine.objective.outputs)
         part = "" if self.settings.factor_share == 1 else f" from {self.settings.factor_share:.0%} of the training set"
-        name = f"{self.kind} in {len(self.curvature.parts)} blocks, {fisher} Fisher{part}"
-        name += f", passes in {self.settings.precision}" if self.settings.precision == "bfloat16" else ""
-        return replace(found, verdict=replace(found.verdict, method=name, residual=None))
+        said = [f"{self.kind} in {len(self.curvature.parts)} blocks", f"{fisher} Fisher{part}"]
+        if self.settings.precision == "bfloat16":
+            said.append("passes in bfloat16")
+        if isinstance(self.chosen_damping, Filter):
+            said.append(self.chosen_damping.name)
+        words = ", ".join(said)
+        return f"{words} {self.settings.chosen}" if self.settings.chosen else words

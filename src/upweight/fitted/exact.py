@@ -12,7 +12,7 @@ from upweight.fitted.settings import STRUCTURED, Settings
 from upweight.gradients import Engine
 from upweight.linop import Dense
 from upweight.router import dense_bytes
-from upweight.solve import CholeskyInverse, inverse
+from upweight.solve import CholeskyInverse, Filter, inverse
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,10 @@ class Exact:
     def damping(self) -> float:
         """λ in the curvature's own units; 'auto' adds none."""
         chosen = self.settings.damping
+        if isinstance(chosen, Filter):
+            raise ConfigError(
+                f"damping={chosen!r} is a filter, and the exact curvature has no eigenbasis to filter in. Expected a number or uw.Relative(share), or curvature='ekfac'."
+            )
         if isinstance(chosen, Relative):
             return chosen.share * mean_eigenvalue(self.curvature)
         return 0.0 if chosen in ("auto", None) else float(chosen)  # pyright: ignore

@@ -30,7 +30,7 @@ from upweight.gradients import (
 )
 from upweight.gradients.coverage import require_rules
 from upweight.gradients.probe import probe
-from upweight.linop import LinearOperator
+from upweight.linop import BlockDiagonal, LinearOperator
 from upweight.objective import Objective
 from upweight.objective.data import index_array
 from upweight.solve import Inverse, Verdict
@@ -50,6 +50,8 @@ class Fitted:
     settings: Settings
     engine: Engine = field(repr=False)
     stationarity: Stationarity
+    known: BlockDiagonal | None = field(default=None, repr=False)
+    """The curvature in blocks where it was formed before, so that it is not formed again."""
 
     @property
     def objective(self) -> Objective:
@@ -89,7 +91,7 @@ class Fitted:
     @cached_property
     def blocked(self) -> Blocked:
         """The curvature in blocks; EK-FAC stands in where the study's own is exact and only products of it are taken."""
-        return Blocked(self.engine, self.settings, self.kind if self.structured else "ekfac")
+        return Blocked(self.engine, self.settings, self.kind if self.structured else "ekfac", self.known)
 
     @property
     def forced(self) -> str | None:

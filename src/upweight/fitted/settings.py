@@ -12,6 +12,7 @@ from upweight.curvature.fisher import FISHERS
 from upweight.errors import ConfigError
 from upweight.gradients import Engine
 from upweight.linop import BlockDiagonal
+from upweight.solve import Filter
 
 PROTOCOLS = ("as_refit", "fixed_mean", "fixed_total")
 EXACT = ("hessian", "ggn")
@@ -92,12 +93,16 @@ class Solver:
 
 @dataclass(frozen=True)
 class Settings:
-    """How curvature is formed and inverted, and what refitting means for the penalty."""
+    """How curvature is formed and inverted, and what refitting means for the penalty.
+
+    Attributes:
+        chosen: how the Fisher and the damping were come by, for the verdict; empty where they were given.
+    """
 
     protocol: str = "as_refit"
     curvature: str = "auto"
     solver: str | Solver = "auto"
-    damping: float | str | Relative | None = "auto"
+    damping: float | str | Relative | Filter | None = "auto"
     memory: int | None = None
     fisher: str = "auto"
     seed: int = 0
@@ -105,6 +110,7 @@ class Settings:
     factor_share: float = 1.0
     strict: bool = False
     precision: str | None = None
+    chosen: str = ""
 
     def __post_init__(self) -> None:
         allowed_names = (
@@ -117,11 +123,7 @@ class Settings:
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is unknown. Expected one of {', '.join(allowed)}.")
         self.chosen_solver  # noqa: B018 - reads the name
-        given = isinstance(self.damping, Relative) or (isinstance(self.damping, int | float) and self.damping >= 0)
-        if not (self.damping in ("auto", None) or given):
-            raise ConfigError(
-                f"damping={self.damping!r}. Expected 'auto', a number of zero or more in the units of the curvature, or uw.Relative(share)."
-            )
+        self._check_damping()
         if self.precision == "bfloat16" and self.curvature not in STRUCTURED:
             raise ConfigError(
                 f"precision='bfloat16' found curvature={self.curvature!r}. Expected a structured one, such as 'ekfac': exact curvature is not worth its digits otherwise; leave precision out."
@@ -129,6 +131,17 @@ class Settings:
         if self.curvature in STRUCTURED and self.solver_name in ITERATIVE:
             raise ConfigError(
                 f"solver={self.solver_name!r} found curvature={self.curvature!r}, which is inverted block by block. Expected solver='auto' with it, or curvature='ggn' or 'hessian' with this solver."
+            )
+
+    def _check_damping(self) -> None:
+        number = isinstance(self.damping, int | float) and self.damping >= 0
+        if not (isinstance(self.damping, Relative | Filter) or self.damping in ("auto", None) or number):
+            raise ConfigError(
+                f"damping={self.damping!r}. Expected 'auto', a number of zero or more in the units of the curvature, uw.Relative(share), or a filter such as uw.Ridge(0.1)."
+            )
+        if isinstance(self.damping, Filter) and (self.curvature in EXACT or self.solver_name in ITERATIVE):
+            raise ConfigError(
+                f"damping={self.damping!r} is a filter, and curvature={self.curvature!r} with solver={self.solver_name!r} has no eigenbasis to filter in. Expected a number or uw.Relative(share) there, or curvature='ekfac'."
             )
 
     @property

@@ -17,6 +17,7 @@ from upweight.fitted import Fitted
 from upweight.influence.changes import Changes, corrected
 from upweight.linop import BlockDiagonal
 from upweight.questions.measuring import Measurement
+from upweight.questions.sensitivity import damping_words
 from upweight.questions.terms import Tile
 from upweight.solve import Verdict
 from upweight.tiles.pairs import prepare_pairs
@@ -51,12 +52,13 @@ def by_layers(fitted: Fitted, tiles: Iterable[Tile], count: int, measured: Measu
     """−T P Cᵀ for a block-diagonal P: pairs of queries and changes from their factors, and nothing of size m × p."""
     operator = fitted.blocked.inverse.operator
     assert isinstance(operator, BlockDiagonal)
-    pairs, shared, values = None, None, torch.empty(0)
+    pairs, shared, values, words = None, None, torch.empty(0), ""
     for tile in tiles:
         block = tile.changes.block()
         if pairs is None:
             pairs = prepare_pairs(measured.layers(), operator, fitted.blocked.curvature, block, count, fitted.forced)
             values = torch.empty(count, pairs.count, dtype=torch.float64)
+            words = damping_words(fitted, measured, lambda block=block: block)
         found = pairs.against(block)
         if tile.changes.share:
             shared = measured.along(pull.to(found.dtype) @ operator) if shared is None else shared
@@ -64,17 +66,18 @@ def by_layers(fitted: Fitted, tiles: Iterable[Tile], count: int, measured: Measu
         values[tile.columns] = found.neg_().double().cpu()
     assert pairs is not None
     verdict = fitted.blocked.inverse.verdict
-    return Answer(values.T, "first", replace(verdict, method=f"{verdict.method}; {pairs.rules}"))
+    return Answer(values.T, "first", replace(verdict, method=f"{verdict.method}{words}; {pairs.rules}"))
 
 
 def at_newton_steps(
     fitted: Fitted, tiles: Iterable[Tile], count: int, measured: Measurement | None, pull: Tensor
 ) -> Answer:
     """Every change's own Newton step, measured at shifted outputs; measured=None returns the steps."""
-    results, refused = None, 0
+    results, refused, words = None, 0, None
     sides: dict[float, Callable[[Changes, Tensor], Tensor]] = {}
     for tile in tiles:
         share = tile.changes.share
+        words = damping_words(fitted, measured, tile.changes.block) if words is None else words
         correction = corrected(tile.changes, fitted.own_inverse(share), pull if share else None)
         refused += int(correction.refused.sum())
         if share not in sides:
@@ -83,7 +86,8 @@ def at_newton_steps(
         results = torch.empty(count, len(found), dtype=torch.float64) if results is None else results
         results[tile.columns] = found.T.cpu()
     assert results is not None
-    return Answer(results.T, "newton", fitted.verdict, refused)
+    verdict = replace(fitted.verdict, method=f"{fitted.verdict.method}{words}")
+    return Answer(results.T, "newton", verdict, refused)
 
 
 def at_first_moves(fitted: Fitted, tiles: Iterable[Tile], count: int, measured: Measurement, pull: Tensor) -> Answer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,13 +80,16 @@ class Measurement:
 
     def layers(self) -> list[tuple[LayerJacobian, ...]]:
         """T tile by tile and layer by layer, one row a query and component: for measurements of each query."""
+        return list(self.tiles())
+
+    def tiles(self) -> Iterator[tuple[LayerJacobian, ...]]:
+        """The same, one tile of queries after another."""
         assert isinstance(self.measure, Measure)
         slopes = self.measure.gradient(self.outputs, self.targets)  # (m, c, o)
-        start, found = 0, []
+        start = 0
         for jacobian in self.jacobians:
-            found.append(jacobian.pulled(list(slopes[start : start + len(jacobian)].unbind(1))))
+            yield jacobian.pulled(list(slopes[start : start + len(jacobian)].unbind(1)))
             start += len(jacobian)
-        return found
 
     def output_layers(self) -> list[tuple[LayerJacobian, ...]]:
         """The Jacobians of all outputs tile by tile and layer by layer, one row a query and output."""

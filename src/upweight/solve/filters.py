@@ -3,6 +3,7 @@
 Ridge     f(Λ) = 1/(Λ + λ)             the damped inverse
 Segment   f(Λ) = (1 − e^{−rΛ})/Λ       one segment of training with step sizes that sum to r
 Mixture   f(Λ) = Σ_k β_k/(Λ + λ_k)     damped inverses, weighted
+Calibrated  c·f(Λ)                     any of these on a measured scale
 
 A filter changes eigenvalues only, so one eigenbasis serves every filter. Eigenvalues below zero are taken as
 zero before the filter, and the verdict says how many there were: curvature that is filtered is positive
@@ -19,9 +20,10 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.errors import ConfigError, IndefiniteCurvature
-from upweight.linop import BlockDiagonal, Damped, Dense, Diagonal, Identity, Kronecker, KroneckerEigen, LinearOperator
-from upweight.solve.inverse import Inverted, eigen
+from upweight.linop import BlockDiagonal, Damped, Dense, LinearOperator
+from upweight.solve.inverse import Inverted
 from upweight.solve.low_rank import check_finite
+from upweight.solve.spectrum import eigenvalues, in_eigenbasis, with_eigenvalues
 from upweight.solve.verdict import Verdict, relative_residual
 
 
@@ -152,6 +154,37 @@ class Mixture(Filter):
         return total
 
 
+@dataclass(frozen=True)
+class Calibrated(Filter):
+    """c · f(Λ): another filter on a scale that was measured, so that sizes are right and not only ranks.
+
+    Args:
+        base: f.
+        factor: c > 0.
+
+    Raises:
+        ConfigError: c is not above zero, or not finite.
+    """
+
+    base: Filter
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor < math.inf:
+            raise ConfigError(f"Calibrated found a factor of {self.factor}. Expected a number above zero, such as 0.5.")
+
+    @property
+    def relative(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.base.relative
+
+    @property
+    def name(self) -> str:
+        return f"{self.base.name}, times {self.factor:.3g}"
+
+    def of(self, values: Tensor, unit: float) -> Tensor:
+        return self.factor * self.base.of(values, unit)
+
+
 def filtered(operator: LinearOperator, filter: Filter) -> Inverted:
     """f(A) for a symmetric matrix whose eigenbasis is known, or small enough to be found.
 
@@ -182,8 +215,8 @@ def filtered(operator: LinearOperator, filter: Filter) -> Inverted:
     """
     if isinstance(operator, BlockDiagonal):
         return _blockwise(operator, filter)
-    basis = _spectral(operator)
-    values = _eigenvalues(basis)
+    basis = in_eigenbasis(operator)
+    values = eigenvalues(basis)
     check_finite("a filter", values)
     below, values = int((values < 0).sum()), values.clamp_min(0)
     mean = float(values.double().mean())
@@ -193,16 +226,17 @@ def filtered(operator: LinearOperator, filter: Filter) -> Inverted:
             "in; leave the block out, or pass relative=False."
         )
     unit = mean if filter.relative else 1.0
-    found = _with_eigenvalues(basis, filter.of(values, unit))
+    found = with_eigenvalues(basis, filter.of(values, unit))
     clipped = f", {below} eigenvalues below zero taken as zero" if below else ""
     damping = filter.damping_in(unit)
+    whole = Dense(found.dense(), is_symmetric=True) if _is_dense(operator) else found
     verdict = Verdict(
         f"the filter {filter.name}, entrywise in the eigenbasis{clipped}",
-        residual=_measured(found, _with_eigenvalues(basis, values + damping)) if isinstance(filter, Ridge) else None,
+        residual=_measured(found, with_eigenvalues(basis, values + damping)) if isinstance(filter, Ridge) else None,
         damping=damping,
         damping_share=damping / mean if damping and mean else 0.0,
     )
-    return Inverted(found, verdict)
+    return Inverted(whole, verdict)
 
 
 def _blockwise(operator: BlockDiagonal, filter: Filter) -> Inverted:
@@ -219,44 +253,8 @@ def _blockwise(operator: BlockDiagonal, filter: Filter) -> Inverted:
     return Inverted(BlockDiagonal(operator.width, tuple((at, block.operator) for at, block in found)), verdict)
 
 
-def _spectral(operator: LinearOperator) -> KroneckerEigen | Diagonal:
-    """The same matrix in an eigenbasis of its own."""
-    match operator:
-        case KroneckerEigen() | Diagonal():
-            return operator
-        case Damped():
-            basis = _spectral(operator.base)
-            return _with_eigenvalues(basis, _eigenvalues(basis) + operator.damping)
-        case Kronecker():
-            return eigen(operator)
-        case Identity():
-            return Diagonal(torch.ones(operator.width, dtype=torch.float64))
-        case Dense(is_symmetric=True):
-            check_finite("a filter", operator.matrix)
-            return _dense_spectral(operator.matrix.double())
-    raise ConfigError(
-        f"a filter found a {type(operator).__name__}, symmetric: {operator.symmetric}. Expected a symmetric matrix "
-        "with an eigenbasis: Kronecker, diagonal, identity, dense or blocks of these; write it out as "
-        "Dense(operator.dense(), is_symmetric=True), or use lanczos()."
-    )
-
-
-def _dense_spectral(matrix: Float[Tensor, "p p"]) -> KroneckerEigen:
-    """Q Λ Qᵀ as a Kronecker product with a 1 × 1 left factor; eigenvalues within rounding of zero are zero."""
-    values, vectors = torch.linalg.eigh(matrix)
-    rounding = len(values) * torch.finfo(values.dtype).eps * float(values.abs().max())
-    values = torch.where(values.abs() <= rounding, 0.0, values)
-    return KroneckerEigen(torch.ones(1, 1, dtype=values.dtype), vectors, values.unsqueeze(0))
-
-
-def _eigenvalues(basis: KroneckerEigen | Diagonal) -> Tensor:
-    return basis.values if isinstance(basis, KroneckerEigen) else basis.entries
-
-
-def _with_eigenvalues(basis: KroneckerEigen | Diagonal, values: Tensor) -> KroneckerEigen | Diagonal:
-    if isinstance(basis, KroneckerEigen):
-        return KroneckerEigen(basis.left, basis.right, values)
-    return Diagonal(values)
+def _is_dense(operator: LinearOperator) -> bool:
+    return isinstance(operator.base if isinstance(operator, Damped) else operator, Dense)
 
 
 def _measured(inverse: LinearOperator, operator: LinearOperator) -> float:

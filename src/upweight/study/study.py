@@ -13,17 +13,19 @@ from torch import nn
 from upweight.adapters import Adapted
 from upweight.adapters.torch import Form, adapt_module
 from upweight.curvature import Relative
-from upweight.fitted import Settings, Solver, prepare
+from upweight.fitted import Fitted, Settings, Solver, prepare
 from upweight.gradients.coverage import coverage_of
 from upweight.objective import Objective, Penalty
 from upweight.questions.question import MeasureLike, Question
 from upweight.questions.trust import Trust, trust
+from upweight.solve import Filter
 from upweight.study.asked import Asked
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from upweight.evaluate.calibration import Calibration
+    from upweight.evaluate.tune import Tuning
 
 
 class Study(Asked):
@@ -50,7 +52,8 @@ class Study(Asked):
             the Hessian where it fits, else EK-FAC.
         solver: 'auto', 'cholesky', 'block_cg'; for networks also 'lissa', 'astra', 'lanczos', 'nystrom', 'woodbury';
             ``uw.Solver('lissa', steps=2000)`` for one with options.
-        damping: λ, or ``uw.Relative(0.1)`` of each block's mean eigenvalue; 'auto': none if exact, else Relative(0.1).
+        damping: λ, or ``uw.Relative(0.1)`` of each block's mean eigenvalue; 'auto': none if exact, else Relative(0.1);
+            for structured curvature also a filter, ``uw.Ridge``, ``uw.Segment`` or ``uw.Mixture``: see ``tune``.
         fisher, seed: labels of structured curvature: 'exact', 'sampled', 'empirical', or 'auto'.
         factor_share: of the training set, evenly spaced, that structured curvature is estimated from.
         products: how queries meet examples in an eigenbasis: 'written' (exact), 'separable' (low rank, error measured),
@@ -87,7 +90,7 @@ class Study(Asked):
         ids: Any = None,
         curvature: str = "auto",
         solver: str | Solver = "auto",
-        damping: float | str | Relative | None = "auto",
+        damping: float | str | Relative | Filter | None = "auto",
         fisher: str = "auto",
         factor_share: float = 1.0,
         products: str = "auto",
@@ -107,8 +110,13 @@ class Study(Asked):
     @classmethod
     def of(cls, adapted: Adapted, settings: Settings | None = None) -> Study:
         """A study of what an adapter returned."""
+        return cls.around(prepare(adapted, settings or Settings()))
+
+    @classmethod
+    def around(cls, fitted: Fitted) -> Study:
+        """A study of what has been made ready already."""
         study = cls.__new__(cls)
-        study.fitted = prepare(adapted, settings or Settings())
+        study.fitted = fitted
         return study
 
     @property
@@ -171,6 +179,46 @@ class Study(Asked):
             train,
             progress,
         )
+
+    def tune(
+        self,
+        query: Any,
+        *,
+        train: Callable[..., Any] | None = None,
+        refits: int = 10,
+        measure: MeasureLike = "loss",
+        fishers: Sequence[str] | None = None,
+        dampings: Sequence[float] | None = None,
+        seed: int = 0,
+        progress: bool | None = None,
+    ) -> Tuning:
+        """Choose the Fisher estimator and the damping by retraining on random halves of the training set.
+
+            Δφ ≈ −T f(F) Σᵢ(w′ᵢ − wᵢ)gᵢ   for ridges, one-segment SOURCE, and mixtures Σβ_k/(F + λ_k), β ≥ 0
+
+        For structured curvature (EK-FAC, K-FAC, block-diagonal, diagonal). A retraining is predicted from one sum of
+        gradients, so that a setting costs next to nothing; the cost is the retrainings and one fit a Fisher estimator.
+
+        Args:
+            query: at least two queries, unlike those that will be asked about: half choose, half judge.
+            train: (weights, seed) → state dict, weights (n,) 2/n on the points kept and 0 elsewhere; retrain as you
+                did, in a model of your own. Newton from θ̂ otherwise, where the model is small enough.
+            refits: how many halves, at least 4.
+            fishers: of 'exact', 'sampled', 'empirical'; all that the number of outputs allows by default.
+            dampings: λ, and 1/rate, in mean eigenvalues; 0.001 to 100 by default.
+
+        Returns:
+            Tuning: .best, .score (on retrainings and queries that had no part in the choice), .regret, .table, and
+            .study, which answers with the choice.
+
+        Raises:
+            ConfigError: exact curvature, too few refits or queries, or a state dict of another model.
+            BudgetError: no ``train``, and a model too large to refit by Newton's method.
+        """
+        from upweight.evaluate.tune import tune
+
+        question = Question(self.fitted, query, measure, "first")
+        return tune(question, self.around, train, refits, fishers, dampings, seed, progress)
 
     def mislabeled(self, k: int = 100) -> pd.DataFrame:
         """The k training points most likely mislabelled, by self-influence [KL17 5.4].

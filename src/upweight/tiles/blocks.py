@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -74,6 +74,10 @@ class LayerBlock(Block):
 
     def against(self, rows: Tensor) -> Tensor:
         return self.own(self.layout.gather(rows))
+
+    def first(self, count: int) -> LayerBlock:
+        """The first rows: every part is held with the examples along its leading axis."""
+        return replace(self, **{name: held[:count] for name, held in vars(self).items() if isinstance(held, Tensor)})  # pyright: ignore
 
 
 @dataclass(frozen=True)

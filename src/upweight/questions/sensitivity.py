@@ -1,0 +1,74 @@
+"""How much a ranking depends on a damping that only a rule chose: a sample of scores at ten times and a tenth of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy import stats
+
+from upweight._typing import Float, Tensor
+from upweight.curvature import Relative, damped
+from upweight.fitted import Fitted
+from upweight.fitted.blocked import AUTO_DAMPING
+from upweight.linop import BlockDiagonal, KroneckerEigen, LinearOperator
+from upweight.questions.measuring import Measurement
+from upweight.solve import inverse
+from upweight.tiles import Block
+from upweight.tiles.blocks import FactoredBlock, LayerBlock
+from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, sum_of, written_rows
+from upweight.tiles.pairs import SAMPLED_EXAMPLES, SAMPLED_QUERIES, Places, parts_of
+
+
+def damping_words(fitted: Fitted, measured: Measurement | None, sample: Callable[[], Block]) -> str:
+    """How λ was come by where the rule chose it, and the rank correlation with scores at 10λ and λ/10; else nothing.
+
+    Ranks are taken over at most 64 examples of a tile, for each of at most 16 queries, and their correlations
+    averaged over queries.
+    """
+    if not (fitted.structured and fitted.blocked.by_rule) or fitted.kind == "identity":
+        return ""
+    rule = "a tenth of each block's mean eigenvalue, by rule"
+    if measured is None or measured.over_set or len(block := sample()) < 2:
+        return f" ({rule})"
+    layers = {layer.layout.places: layer for layer in next(measured.tiles())}
+    parts = [part.first(SAMPLED_EXAMPLES) for part in parts_of(block)]
+    own, more, less = (_sampled(operator, layers, parts) for operator in _operators(fitted))
+    return f" ({rule}; ranking at ten times / a tenth of it: Spearman {agreement(own, more):.2f} / {agreement(own, less):.2f})"
+
+
+def agreement(first: Float[Tensor, "b m"], second: Float[Tensor, "b m"]) -> float:
+    """Spearman's correlation over examples, averaged over the queries that rank them at all; NaN if none does."""
+    ranks = [stats.rankdata(scores.double().cpu().numpy(), axis=0) for scores in (first, second)]
+    a, b = (rank - rank.mean(0) for rank in ranks)
+    size = np.linalg.norm(a, axis=0) * np.linalg.norm(b, axis=0)
+    return float(((a * b).sum(0)[size > 0] / size[size > 0]).mean()) if (size > 0).any() else float("nan")
+
+
+def _operators(fitted: Fitted) -> list[BlockDiagonal]:
+    """The study's inverse, and those at ten times and a tenth of its damping."""
+    found = [fitted.blocked.inverse.operator]
+    for factor in (10.0, 0.1):
+        found.append(inverse(damped(fitted.blocked.curvature, Relative(factor * AUTO_DAMPING.share))).operator)  # pyright: ignore
+    return found  # pyright: ignore
+
+
+def _sampled(
+    operator: BlockDiagonal, layers: dict[Places, LayerJacobian], parts: list[LayerBlock]
+) -> Float[Tensor, "b m"]:
+    blocks = {at.places: block for at, block in operator.parts}
+    places = [part.layout.places for part in parts]
+    return sum_of([_scores(layers[at], part, blocks[at]).double() for at, part in zip(places, parts, strict=True)])
+
+
+def _scores(layer: LayerJacobian, part: LayerBlock, block: LinearOperator) -> Float[Tensor, "b m"]:
+    """Scores of one layer; where it is used once an example, from its factors in the eigenbasis."""
+    chosen = torch.arange(min(SAMPLED_QUERIES, len(layer)), device=layer.slopes.device)
+    few = layer.select(chosen)
+    if isinstance(few, FactoredJacobian) and isinstance(part, FactoredBlock) and isinstance(block, KroneckerEigen):
+        g, a = few.slopes[:, :, 0].flatten(0, 1), few.inputs[:, 0].repeat_interleave(few.slopes.shape[1], 0)
+        rows = torch.einsum("mo,oi,mi->moi", g @ block.left, block.values, a @ block.right).flatten(1)
+        inside = FactoredBlock(part.inputs.to(a) @ block.right, part.outputs.to(g) @ block.left, part.layout)
+        return inside.own(rows[:SAMPLED_QUERIES])
+    return part.own(block.after(written_rows(few).flatten(0, 1)[:SAMPLED_QUERIES]))  # pyright: ignore
