@@ -58,8 +58,8 @@ MUTANTS = [
     Mutant(
         "dropped wᵢ in the change rows",
         "questions/points.py",
-        "point_tiles(fitted, places, -fitted.weights[places], question.pending)",
-        "point_tiles(fitted, places, torch.full_like(fitted.weights[places], -1 / len(fitted.weights)), question.pending)",
+        "partial(point_tiles, fitted, places, -fitted.weights[places], question.pending)",
+        "partial(point_tiles, fitted, places, torch.full_like(fitted.weights[places], -1 / len(fitted.weights)), question.pending)",
     ),
     Mutant(
         "dropped wᵢ in the own curvature",
@@ -72,6 +72,18 @@ MUTANTS = [
         "questions/points.py",
         "return own * fitted.weights.cpu().numpy()",
         "return own",
+    ),
+    Mutant(
+        "by_module: the penalty's share left out",
+        "questions/split.py",
+        "values[:, tile.columns] -= tile.changes.share * shared",
+        "values[:, tile.columns] -= 0 * shared",
+    ),
+    Mutant(
+        "by_module: unmasked products",
+        "questions/split.py",
+        "_products(tile, solved * mask, fresh.pull)",
+        "_products(tile, solved / len(masks), fresh.pull)",
     ),
     Mutant(
         "bias and weight swapped",

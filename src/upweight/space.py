@@ -53,6 +53,10 @@ class ParameterSpace:
             mask[where] = float(name in chosen)
         return mask
 
+    def homes(self) -> dict[int, str]:
+        """The module that holds each tensor, by where the tensor begins in θ; '(model)' for the model's own."""
+        return {where.start: name.rpartition(".")[0] or "(model)" for name, where in self.slices().items()}
+
     def coordinates(self) -> list[str]:
         """A name for every coordinate of θ: ``weight[0,3]``, or the bare name of a scalar."""
         return [label for name, shape in zip(self.names, self.shapes, strict=True) for label in _cells(name, shape)]

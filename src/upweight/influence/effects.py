@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from upweight.errors import ConfigError, MissingExtraError, ShapeError
+from upweight.influence.modules import ModuleEffects
 from upweight.store import read_arrays, write_arrays
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Effects:
         protocol: 'fixed_mean' or 'fixed_total', what happens to the penalty.
         verdict: how the curvature was inverted and how well, in words.
         notes: what was approximated or held fixed, and what else a reader must know.
+        split: how ``by_module`` takes the scoring pass again; never saved, None where there is nothing to split.
     """
 
     values: np.ndarray
@@ -69,6 +71,7 @@ class Effects:
     protocol: str
     verdict: str
     notes: tuple[str, ...] = ()
+    split: Callable[[], tuple[tuple[str, ...], np.ndarray]] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.values.shape != (len(self.query_ids), len(self.train_ids)):
@@ -78,6 +81,9 @@ class Effects:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.values, dtype=dtype) if copy else np.asarray(self.values, dtype=dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"split": None}  # a pickle holds the answer, not the model it came from
 
     def __len__(self) -> int:
         return len(self.values)
@@ -126,7 +132,33 @@ class Effects:
         groups, where = np.unique(found, return_inverse=True)
         totals = np.zeros((len(self.values), len(groups)))
         np.add.at(totals.T, where, self.values.T)
-        return replace(self, values=totals, train_ids=groups, notes=(*self.notes, "Sums of single effects over groups"))
+        notes = (*self.notes, "Sums of single effects over groups")
+        return replace(self, values=totals, train_ids=groups, notes=notes, split=None)
+
+    def by_module(self) -> ModuleEffects:
+        """The same effects cut along the modules whose parameters they pass through; the parts add up to ``values``.
+
+            effect = Σ_module −(T H⁻¹)_module · C_module
+
+        Returns:
+            ModuleEffects with .values (modules, m, k), .modules and .to_pandas(); ``["name"]`` is one module's Effects.
+
+        Raises:
+            ConfigError: effects that are not such a sum (leverage-corrected ones), or that were loaded or copied.
+
+        Error and cost:
+            Exact. Takes the scoring pass, and the query's, again.
+        """
+        if self.order != "first":
+            raise ConfigError(
+                f"by_module() found effects of order {self.order!r}, which are no sum over modules. Expected first-order ones; ask with order='first', or upweight()."
+            )
+        if self.split is None:
+            raise ConfigError(
+                f"by_module() found effects of {self.question!r} that cannot be taken again: loaded, copied, a part already, or measured over a set. Expected effects of single points as a study returned them; ask the study anew, with a measure of each query."
+            )
+        modules, values = self.split()
+        return ModuleEffects(values, modules, self)
 
     def to_pandas(self) -> pd.DataFrame:
         """A frame with query ids as index and train ids as columns."""
@@ -185,7 +217,7 @@ class Effects:
         return frame.loc[sign * frame["effect"] > 0].reset_index(drop=True)
 
 
-_WORDS = [field.name for field in fields(Effects) if field.name not in ("values", "query_ids", "train_ids", "notes")]
+_WORDS = [field.name for field in fields(Effects) if field.name not in ("values", "query_ids", "train_ids", "notes", "split")]
 
 
 def load(path: str | os.PathLike[str]) -> Effects:

@@ -30,8 +30,9 @@ def drop(question: Question, which: Any) -> Effects:
     """Leave each point out: its weight goes from wᵢ to 0."""
     fitted = question.fitted
     places = fitted.positions(which)
-    answer = question.answer(point_tiles(fitted, places, -fitted.weights[places], question.pending), len(places))
-    return question.effects(answer, _ids(question, places), "drop")
+    tiles = partial(point_tiles, fitted, places, -fitted.weights[places], question.pending)
+    answer = question.answer(tiles(), len(places))
+    return question.effects(answer, _ids(question, places), "drop", tiles)
 
 
 def upweight(question: Question, which: Any) -> Effects:
@@ -42,8 +43,9 @@ def upweight(question: Question, which: Any) -> Effects:
         )
     places = question.fitted.positions(which)
     units = torch.ones_like(question.fitted.weights[places])
-    answer = question.answer(point_tiles(question.fitted, places, units, question.pending), len(places))
-    return question.effects(answer, _ids(question, places), "upweight")
+    tiles = partial(point_tiles, question.fitted, places, units, question.pending)
+    answer = question.answer(tiles(), len(places))
+    return question.effects(answer, _ids(question, places), "upweight", tiles)
 
 
 def parameters(question: Question, which: Any) -> ParameterInfluence:
@@ -69,8 +71,9 @@ def relabel(question: Question, labels: Any) -> Effects:
             f"relabel found {labels!r}. Expected a dict {{training point: new label}} with at least one entry."
         )
     places = question.fitted.positions(list(labels))
-    answer = question.answer(_relabelled(question.fitted, places, list(labels.values())), len(places))
-    return question.effects(answer, _ids(question, places), "relabel")
+    tiles = partial(_relabelled, question.fitted, places, list(labels.values()))
+    answer = question.answer(tiles(), len(places))
+    return question.effects(answer, _ids(question, places), "relabel", tiles)
 
 
 def replace_points(question: Question, which: Any, data: Any) -> Effects:
@@ -81,8 +84,9 @@ def replace_points(question: Question, which: Any, data: Any) -> Effects:
         raise ShapeError(
             f"replace found {len(examples)} new examples for {len(places)} training points. Expected one for each; name as many points in which=."
         )
-    answer = question.answer(_replaced(question.fitted, places, examples), len(places))
-    return question.effects(answer, _ids(question, places), "replace")
+    tiles = partial(_replaced, question.fitted, places, examples)
+    answer = question.answer(tiles(), len(places))
+    return question.effects(answer, _ids(question, places), "replace", tiles)
 
 
 def add(question: Question, data: Any) -> Effects:
@@ -91,8 +95,9 @@ def add(question: Question, data: Any) -> Effects:
     examples = fitted.adapted.codec.read(data, "added data")
     weight = fitted.objective.total_weight / fitted.objective.count
     amounts = torch.full((len(examples),), weight, dtype=torch.float64, device=fitted.weights.device)
-    answer = question.answer(new_tiles(fitted, examples, amounts), len(examples))
-    return question.effects(answer, examples.ids, "add")
+    tiles = partial(new_tiles, fitted, examples, amounts)
+    answer = question.answer(tiles(), len(examples))
+    return question.effects(answer, examples.ids, "add", tiles)
 
 
 def self_influence(fitted: Fitted) -> np.ndarray:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any, TypedDict
 
 import numpy as np
@@ -19,6 +19,7 @@ from upweight.fitted.settings import ITERATIVE
 from upweight.influence.effects import Effects
 from upweight.questions.answer import Answer, at_first_moves, at_newton_steps, by_layers, first_order
 from upweight.questions.measuring import Measurement, measurement
+from upweight.questions.split import Split, by_modules
 from upweight.questions.terms import Tile
 from upweight.router import dense_bytes, order_costs
 from upweight.solve.direct import ILL_CONDITIONED
@@ -115,8 +116,14 @@ class Question:
             return Answer(self.measured.rows() @ moves.T, order, verdict)
         return Answer(self.measured.at_moves(moves), order, verdict)
 
-    def effects(self, answer: Answer, ids: np.ndarray | Sequence[Any], question: str) -> Effects:
-        """Label an answer, and say aloud what it could not do exactly."""
+    def effects(
+        self,
+        answer: Answer,
+        ids: np.ndarray | Sequence[Any],
+        question: str,
+        tiles: Callable[[], Iterable[Tile]] | None = None,
+    ) -> Effects:
+        """Label an answer, and say aloud what it could not do exactly; with its tiles it can be split later."""
         fitted, measured = self.fitted, self.measured
         fitted.stationarity.warn()
         names = np.asarray(fitted.objective.space.coordinates()) if measured is None else measured.ids
@@ -133,7 +140,15 @@ class Question:
             protocol=fitted.protocol,
             verdict=str(answer.verdict),
             notes=(*fitted.adapted.notes, *self._said(answer)),
+            split=None if tiles is None else self._split(answer, tiles),
         )
+
+    def _split(self, answer: Answer, tiles: Callable[[], Iterable[Tile]]) -> Callable[[], Split] | None:
+        """How the answer is taken again module by module; None where it is no sum over them."""
+        over_set = self.measured is not None and self.measured.over_set
+        if answer.order != "first" or over_set:
+            return None
+        return partial(by_modules, replace(self), tiles, answer.values.shape[1])
 
     def _require_finite(self, answer: Answer, rows: np.ndarray, columns: Any) -> None:
         """No NaN leaves in silence: name the first measurement and change it belongs to."""

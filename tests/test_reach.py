@@ -1,0 +1,101 @@
+"""How far a study reaches: effects by module, and models and measures that are easy to get wrong."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from networks import relative, trained
+from torch import nn
+
+import upweight as uw
+from cases import classification
+
+pytestmark = pytest.mark.filterwarnings("ignore::upweight.errors.NotStationaryWarning")
+
+
+def small(layers=None):
+    data = classification(n=40, p=5, m=4, classes=3)
+    torch.manual_seed(0)
+    model = layers or nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
+    return model.double().eval(), data
+
+
+def study_of(**settings):
+    model, data = small()
+    return uw.Study(model, (data.X, data.y), **{"loss": "cross_entropy", "penalty": uw.L2(0.05)} | settings), data
+
+
+WAYS = [
+    {"curvature": "ekfac"},
+    {"curvature": "ekfac", "protocol": "fixed_total"},
+    {"curvature": "ggn", "damping": 0.1},
+    {"curvature": "ggn", "damping": 0.1, "solver": "block_cg"},
+]
+
+
+@pytest.mark.parametrize("ask", ["upweight", "drop", "relabel", "replace", "add"])
+@pytest.mark.parametrize("settings", WAYS, ids=lambda s: "-".join(map(str, s.values())))
+def test_parts_of_modules_add_up_to_the_effects(settings, ask):
+    study, data = study_of(**settings)
+    found = {
+        "upweight": lambda: study.upweight(data.query),
+        "drop": lambda: study.drop(data.query, order="first", measure="margin"),
+        "relabel": lambda: study.relabel({0: 2, 5: 1}, data.query, order="first"),
+        "replace": lambda: study.replace([1, 2], (data.X[3:5], data.y[3:5]), data.query, order="first"),
+        "add": lambda: study.add(data.query, data.query, order="first"),
+    }[ask]()
+    split = found.by_module()
+    assert split.modules == ("0", "2")
+    assert split.values.shape == (2, *found.values.shape)
+    assert relative(split.values.sum(0), found.values) < 1e-10
+
+
+@pytest.mark.parametrize("aggregate", [None, "mean"])
+@pytest.mark.parametrize("settings", WAYS, ids=lambda s: "-".join(map(str, s.values())))
+def test_a_modules_part_is_the_masked_product(settings, aggregate):
+    study, data = study_of(**settings)
+    C, T = uw.rows(study.objective).dense(), uw.rows(study.objective, data.query).dense()
+    T = T.mean(0, keepdim=True) if aggregate else T
+    if study.protocol == "fixed_mean":
+        C = C + study.fitted.penalty_gradient
+    solved = study.fitted.row_inverse(len(T)).solve(T).rows
+    split = study.upweight(data.query, aggregate=aggregate).by_module()
+    for module, where in (("0", slice(0, 36)), ("2", slice(36, None))):
+        assert relative(split[module].values, -(solved[:, where] @ C[:, where].T)) < 1e-6
+        assert repr(module) in split[module].notes[-1]
+
+
+def test_the_split_of_a_tied_network_and_of_the_models_own_parameters():
+    from test_structured import study_of as named
+
+    for name, modules in (("tied", ("table", "norm")), ("free parameter", ("(model)", "layer"))):
+        study, query = named(name, "ekfac")
+        found = study.upweight(query)
+        split = found.by_module()
+        assert split.modules == modules
+        assert relative(split.values.sum(0), found.values) < 1e-10
+
+
+def test_a_split_is_a_table_of_modules_and_queries():
+    study, data = study_of(curvature="ekfac")
+    split = study.upweight(data.query).by_module()
+    frame = split.to_pandas()
+    assert frame.index.names == ["module", "query"] and frame.shape == (8, 40)
+    np.testing.assert_array_equal(frame.loc["2"], split["2"].values)
+    assert list(split) == ["0", "2"] and len(split) == 2 and "ModuleEffects of 2 modules" in repr(split)
+    with pytest.raises(uw.errors.ConfigError, match="no module called 'head'. Expected one of 0, 2"):
+        split["head"]
+
+
+def test_what_is_no_sum_over_modules_is_refused(tmp_path):
+    study, data = study_of(curvature="ekfac")
+    with pytest.raises(uw.errors.ConfigError, match="order 'newton'.*Expected first-order"):
+        study.drop(data.query).by_module()
+    found = study.upweight(data.query)
+    for lost in (uw.load(found.save(tmp_path / "e")), pickle.loads(pickle.dumps(found)), copy.deepcopy(found)):
+        with pytest.raises(uw.errors.ConfigError, match=r"cannot be taken again.*Expected"):
+            lost.by_module()
+    with pytest.raises(uw.errors.ConfigError, match="cannot be taken again"):
+        found.groupby(np.asarray(data.y)).by_module()
