@@ -99,3 +99,50 @@ def test_what_is_no_sum_over_modules_is_refused(tmp_path):
             lost.by_module()
     with pytest.raises(uw.errors.ConfigError, match="cannot be taken again"):
         found.groupby(np.asarray(data.y)).by_module()
+
+
+def strictly(model, X, **settings):
+    y = torch.arange(len(X)) % 3
+    return uw.Study(model.double().eval(), (X, y), loss="cross_entropy", curvature="ekfac", strict=True, **settings)
+
+
+def test_strict_refuses_parameters_without_a_rule_by_name_and_type():
+    from test_layers import CASES
+
+    for case, words in (("free parameter", r"scale of a Free \(vmap\)"), ("lstm", r"cell.weight_ih_l0 of a LSTM")):
+        make, X = CASES[case]
+        with pytest.raises(uw.errors.ModelError, match=rf"strict=True.*{words}.*Expected a rule.*parameters="):
+            strictly(make(), X)
+    make, X = CASES["free parameter"]
+    assert strictly(make(), X, parameters="layer.*").coverage == {"layer.weight": "linear model", "layer.bias": "linear model"}
+
+
+def test_coverage_names_the_rule_of_every_parameter():
+    from test_layers import CASES
+
+    make, X = CASES["free parameter"]
+    torch.manual_seed(0)
+    study = uw.Study(make().double().eval(), (X, torch.arange(len(X)) % 3), loss="cross_entropy")
+    assert study.coverage == {"scale": "vmap", "layer.weight": "Linear", "layer.bias": "Linear"}
+    data = classification(n=40, p=5, m=4, classes=3)
+    linear = uw.Study(nn.Linear(5, 3).double().eval(), (data.X, data.y), loss="cross_entropy", strict=True)
+    assert linear.coverage == {"weight": "linear model", "bias": "linear model"}
+
+
+class Scan(nn.Module):
+    """A loop whose length is read from the data, which no vectorisation follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(5))
+
+    def forward(self, x):
+        return (x * self.scale)[:, :3] * (2.0 if float(x.sum()) > 1e9 else 1.0) * self.scale[:3]
+
+
+def test_a_model_that_cannot_be_vectorised_is_said_to_be_read_one_by_one():
+    data = classification(n=20, p=5, m=4, classes=3)
+    study = uw.Study(Scan().double().eval(), (data.X, data.y), loss="cross_entropy")
+    assert study.coverage == {"scale": "one by one"}
+    with pytest.raises(uw.errors.ModelError, match=r"scale of a Scan \(one by one\)"):
+        strictly(Scan(), torch.as_tensor(data.X))

@@ -86,6 +86,12 @@ MUTANTS = [
         "_products(tile, solved / len(masks), fresh.pull)",
     ),
     Mutant(
+        "strict: parameters one by one let through",
+        "gradients/coverage.py",
+        'NO_RULE = ("vmap", "one by one")',
+        'NO_RULE = ("vmap",)',
+    ),
+    Mutant(
         "bias and weight swapped",
         "space.py",
         "weight = matrix[..., :columns]",

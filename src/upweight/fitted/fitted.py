@@ -28,6 +28,7 @@ from upweight.gradients import (
     estimate_stationarity,
     measure_stationarity,
 )
+from upweight.gradients.coverage import require_rules
 from upweight.gradients.probe import probe
 from upweight.linop import LinearOperator
 from upweight.objective import Objective
@@ -222,6 +223,8 @@ def prepare(adapted: Adapted, settings: Settings) -> Fitted:
             stacklevel=3,
         )
     engine = _within(engine_for(adapted.objective), settings.memory)
+    if settings.strict:
+        require_rules(engine)
     probe(engine)
     dear = isinstance(engine, NetworkEngine) and adapted.objective.count * engine.held > DEAR
     return Fitted(

@@ -103,6 +103,7 @@ class Settings:
     seed: int = 0
     products: str = "auto"
     factor_share: float = 1.0
+    strict: bool = False
 
     def __post_init__(self) -> None:
         allowed_names = (

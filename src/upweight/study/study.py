@@ -14,6 +14,7 @@ from upweight.adapters import Adapted
 from upweight.adapters.torch import Form, adapt_module
 from upweight.curvature import Relative
 from upweight.fitted import Settings, Solver, prepare
+from upweight.gradients.coverage import coverage_of
 from upweight.objective import Objective, Penalty
 from upweight.questions.question import MeasureLike, Question
 from upweight.questions.trust import Trust, trust
@@ -54,6 +55,7 @@ class Study(Asked):
         products: how queries meet examples in an eigenbasis: 'written' (exact), 'separable' (low rank, error measured),
             or 'auto', the cheaper.
         batch_size: examples read at a time.
+        strict: refuse tracked parameters that no layer rule covers: see ``coverage``.
         memory, device: bytes the exact road may take (half of the machine's); where the model should be.
 
     Raises:
@@ -91,8 +93,9 @@ class Study(Asked):
         batch_size: int | str = "auto",
         memory: int | None = None,
         device: str | torch.device | None = None,
+        strict: bool = False,
     ) -> None:
-        settings = Settings(protocol, curvature, solver, damping, memory, fisher, seed, products, factor_share)
+        settings = Settings(protocol, curvature, solver, damping, memory, fisher, seed, products, factor_share, strict)
         form = Form(loss, forward, parameters, weights, penalty, batch_size, device)
         self.fitted = prepare(adapt_module(model, data, form, ids), settings)
 
@@ -112,6 +115,12 @@ class Study(Asked):
     def protocol(self) -> str:
         """'fixed_mean' or 'fixed_total', resolved."""
         return self.fitted.protocol
+
+    @property
+    def coverage(self) -> dict[str, str]:
+        """How the gradient of every tracked parameter is found: the layer type whose rule gives it from one pass, 'linear model', or,
+        where no rule was confirmed, 'vmap' or 'one by one', which are slower and as exact."""
+        return coverage_of(self.fitted.engine)
 
     def __repr__(self) -> str:
         o = self.objective
