@@ -146,3 +146,67 @@ def test_a_model_that_cannot_be_vectorised_is_said_to_be_read_one_by_one():
     assert study.coverage == {"scale": "one by one"}
     with pytest.raises(uw.errors.ModelError, match=r"scale of a Scan \(one by one\)"):
         strictly(Scan(), torch.as_tensor(data.X))
+
+
+class Unused(nn.Module):
+    """Parameters that no output passes through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused, self.gate, self.head = nn.Linear(5, 3), nn.Linear(5, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.gate(x)))
+
+
+@pytest.mark.parametrize("ask", ["upweight", "drop", "drop_group"])
+def test_a_query_no_tracked_parameter_moves_is_refused_by_name(ask):
+    model, data = small(Unused())
+    study = uw.Study(model, (data.X, data.y), loss="cross_entropy", parameters="unused.*", damping=0.1)
+    with pytest.raises(uw.errors.InputError, match=r"does not depend on any tracked.*all 4 queries.*unused.weight.*parameters="):
+        study.drop_group([[1, 2]], data.query) if ask == "drop_group" else getattr(study, ask)(data.query)
+
+
+@pytest.mark.parametrize("order", ["first", "newton"])
+def test_a_measure_that_ignores_the_outputs_is_refused(order):
+    study, data = study_of(curvature="ekfac")
+    for measure in (lambda outputs, targets: targets.double(), lambda outputs, targets: outputs.detach().sum(1) * 0 + 2):
+        with pytest.raises(uw.errors.InputError, match="is the same at any outputs. Expected a differentiable"):
+            study.drop(data.query, measure=measure, order=order)
+
+
+def test_a_step_is_refused_to_first_order_only():
+    study, data = study_of(curvature="ekfac")
+
+    def right(outputs, targets):
+        return (outputs.argmax(1) == targets).to(outputs.dtype)
+
+    with pytest.raises(uw.errors.InputError, match="measure='right' is made of steps"):
+        study.drop(data.query, measure=right, order="first")
+    assert study.drop(data.query, measure=right, order="newton").values.shape == (4, 40)
+
+
+def test_true_zeros_are_answers():
+    model, data = small(Unused())
+    with torch.no_grad():
+        model.head.bias += torch.tensor([1e4, 0, 0])
+    study = uw.Study(model, (data.X, np.zeros(40, int)), loss="cross_entropy", curvature="ekfac", damping=0.1)
+    saturated = (data.query[0], np.zeros(4, int))
+    assert not study.upweight(saturated).values.any()
+
+    def hinge(outputs, targets):
+        return torch.relu(outputs[:, 1] - outputs[:, 0])
+
+    assert not study.upweight(saturated, measure=hinge).values.any()
+
+
+def test_one_query_that_depends_is_enough():
+    model, data = small(Unused())
+    with torch.no_grad():
+        model.gate.bias.fill_(-1)
+    study = uw.Study(model, (data.X, data.y), loss="cross_entropy", parameters="gate.*", batch_size=1, damping=0.1)
+    dead, alive = -1e-3 * np.ones((1, 5)), np.asarray(data.X[:1]) * 1e3
+    query = np.concatenate([dead, alive]), np.zeros(2, int)
+    assert study.upweight(query, measure="margin").values[1].any()
+    with pytest.raises(uw.errors.InputError, match="does not depend"):
+        study.upweight((dead, np.zeros(1, int)), measure="margin")

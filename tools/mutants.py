@@ -92,6 +92,18 @@ MUTANTS = [
         'NO_RULE = ("vmap",)',
     ),
     Mutant(
+        "dependence: only the first tile of queries looked at",
+        "questions/dependence.py",
+        "        start = where.stop\n    return False",
+        "        break\n    return False",
+    ),
+    Mutant(
+        "dependence: a saturated callable taken for a constant",
+        "questions/dependence.py",
+        "for at in (outputs, *others)",
+        "for at in (outputs,)",
+    ),
+    Mutant(
         "bias and weight swapped",
         "space.py",
         "weight = matrix[..., :columns]",

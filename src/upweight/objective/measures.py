@@ -22,11 +22,16 @@ OVER_SET = ("accuracy", "auc")
 
 @dataclass(frozen=True)
 class Measure:
-    """φ, a number (or c numbers) for every query."""
+    """φ, a number (or c numbers) for every query.
+
+    Attributes:
+        free: a callable of the user's, of which nothing is known; zero slopes of it may be a mistake.
+    """
 
     name: str
     unit: str
     function: Callable[[Float[Tensor, "b o"], Tensor], Float[Tensor, "b c"]]
+    free: bool = False
 
     def values(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b c"]:
         """φ at given outputs."""
@@ -36,7 +41,7 @@ class Measure:
         """∂φ/∂η; examples are independent, so one backward pass a component."""
         with torch.enable_grad():
             outputs = outputs.detach().requires_grad_()
-            found = self.function(outputs, targets)  # (b, c)
+            found = self.function(outputs, targets) + 0 * outputs[:, :1]  # (b, c); a callable may leave outputs out
             slopes = [torch.autograd.grad(column.sum(), outputs, retain_graph=True)[0] for column in found.unbind(1)]
         return torch.stack(slopes, 1)
 
@@ -171,7 +176,7 @@ def _callable_measure(
             )
         return found.unsqueeze(1)
 
-    return Measure(name, "measure units", values)
+    return Measure(name, "measure units", values, free=True)
 
 
 def _as_given(targets: Tensor, outputs: Tensor, trailing: tuple[int, ...]) -> Tensor:

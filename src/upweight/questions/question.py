@@ -18,6 +18,7 @@ from upweight.fitted import Fitted
 from upweight.fitted.settings import ITERATIVE
 from upweight.influence.effects import Effects
 from upweight.questions.answer import Answer, at_first_moves, at_newton_steps, by_layers, first_order
+from upweight.questions.dependence import require_dependence
 from upweight.questions.measuring import Measurement, measurement
 from upweight.questions.split import Split, by_modules
 from upweight.questions.terms import Tile
@@ -64,7 +65,9 @@ class Question:
         """The measurement, or None for the parameters themselves."""
         if self.measure == "parameters":
             return None
-        return measurement(self.fitted, self.query, self.measure, self.aggregate)
+        found = measurement(self.fitted, self.query, self.measure, self.aggregate)
+        require_dependence(self.fitted, found, self.best_order)
+        return found
 
     @cached_property
     def best_order(self) -> str:

@@ -135,7 +135,7 @@ def read_groups(fitted: Fitted, groups: Any) -> tuple[np.ndarray, list[np.ndarra
 
 
 def _effects(question: Question, changes: list[Reweighting], names: np.ndarray, asked: str) -> Effects:
-    order = _group_order(question)
+    order, _ = _group_order(question), question.measured  # a query that cannot be asked is refused before any work
     moves = torch.stack([_move(question.fitted, change, order) for change in changes])
     return question.effects(question.of_moves(moves, order), names, asked)
 

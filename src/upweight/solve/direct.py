@@ -14,7 +14,7 @@ from scipy.sparse import linalg as sparse_linalg
 from upweight._typing import Float, Tensor
 from upweight.errors import IndefiniteCurvature
 from upweight.linop import LinearOperator
-from upweight.solve.verdict import Solution, Verdict
+from upweight.solve.verdict import Solution, Verdict, in_units
 
 ILL_CONDITIONED = 1e10
 """Condition number, scales taken out, above which float64 leaves fewer than six digits."""
@@ -164,14 +164,7 @@ def lu(matrix: Float[Tensor, "p p"], damping: float = 0.0) -> LUInverse:
 def _damped(verdict: Verdict, matrix: Tensor, damping: float) -> Verdict:
     """The verdict with λ in both units; the matrix already holds λ."""
     mean = float(matrix.diagonal().mean()) - damping
-    return replace(verdict, damping=damping, damping_share=_share(damping, mean))
-
-
-def _share(damping: float, mean: float) -> float:
-    """λ in units of the mean eigenvalue; infinite where there is no curvature at all."""
-    if not damping:
-        return 0.0
-    return damping / mean if mean > 0 else np.inf
+    return replace(verdict, damping=damping, damping_share=in_units(damping, mean))
 
 
 def _residual(inverse: CholeskyInverse | LUInverse, matrix: Tensor) -> float:

@@ -28,7 +28,7 @@ from upweight.linop import (
     Scaled,
 )
 from upweight.solve.direct import STRIP, Inverse, cholesky, lu
-from upweight.solve.verdict import Verdict
+from upweight.solve.verdict import Verdict, in_units
 
 
 def inverse(operator: LinearOperator, gauge: Float[Tensor, "g p"] | None = None) -> Inverse:
@@ -142,7 +142,7 @@ def _blockwise(operator: BlockDiagonal) -> Inverse:
 
 
 def _verdict(method: str, values: Tensor, damping: float) -> Verdict:
-    return Verdict(method, 0.0, damping=damping, damping_share=damping / float(values.mean()) if damping else 0.0)
+    return Verdict(method, 0.0, damping=damping, damping_share=in_units(damping, float(values.mean())))
 
 
 def _reciprocal(values: Tensor) -> Tensor:

@@ -45,6 +45,13 @@ class Verdict:
         return "; ".join(parts)
 
 
+def in_units(damping: float, mean: float) -> float:
+    """λ in units of the mean eigenvalue; infinite where there is no curvature but λ."""
+    if not damping:
+        return 0.0
+    return damping / mean if mean > 0 else float("inf")
+
+
 @dataclass(frozen=True)
 class Solution:
     """Rows V A⁻¹, and how they were obtained."""
