@@ -104,6 +104,18 @@ MUTANTS = [
         "for at in (outputs,)",
     ),
     Mutant(
+        "randomised: the same noise in every draw",
+        "objective/randomised.py",
+        'hashed(f"{self.seed}, {draw}, {key}")',
+        'hashed(f"{self.seed}, {key}")',
+    ),
+    Mutant(
+        "randomised: noise by place in the batch",
+        "objective/randomised.py",
+        "self._draw(model, one, int(keys[place]), draw)",
+        "self._draw(model, one, place, draw)",
+    ),
+    Mutant(
         "bias and weight swapped",
         "space.py",
         "weight = matrix[..., :columns]",

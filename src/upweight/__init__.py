@@ -9,6 +9,7 @@ from upweight.influence.effects import Effects, load
 from upweight.influence.formula import effect
 from upweight.objective.losses import smooth_hinge
 from upweight.objective.penalties import L2
+from upweight.objective.randomised import Randomised
 from upweight.solve.inverse import inverse
 from upweight.study import Study
 
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = [
     "L2",
     "Effects",
+    "Randomised",
     "Relative",
     "Solver",
     "Study",

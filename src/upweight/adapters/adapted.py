@@ -12,6 +12,7 @@ import torch
 from upweight._typing import Tensor
 from upweight.errors import LabelError
 from upweight.objective import Examples, Objective, read_examples
+from upweight.objective.randomised import Keyed
 
 
 class Codec(ABC):
@@ -51,6 +52,20 @@ class PlainCodec(Codec):
 
     def label(self, target: Any) -> Any:
         return target
+
+
+@dataclass(frozen=True)
+class RandomisedCodec(PlainCodec):
+    """Examples come with keys of their own noise, targets one a draw."""
+
+    def read(self, data: Any, what: str, ids: Any = None) -> Examples:
+        return Keyed.of(super().read(data, what, ids))
+
+    def target(self, label: Any, like: Tensor) -> Tensor:
+        return super().target(label, like[0]).expand_as(like)
+
+    def label(self, target: Any) -> Any:
+        return super().label(target[0])
 
 
 @dataclass(frozen=True)

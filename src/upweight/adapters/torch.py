@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from upweight._typing import Tensor
-from upweight.adapters.adapted import Adapted, PlainCodec
+from upweight.adapters.adapted import Adapted, PlainCodec, RandomisedCodec
 from upweight.errors import ConfigError, ModelError, NonFiniteInput, ShapeError
 from upweight.gradients.guard import as_found, called
 from upweight.gradients.vmap import refused_in_words
 from upweight.objective import Examples, Forward, Loss, Objective, Penalty, plain_forward, read_loss, read_penalty
 from upweight.objective.data import map_tensors
+from upweight.objective.randomised import Averaged, Randomised
 from upweight.space import ParameterSpace, matching
 
 
@@ -50,10 +51,12 @@ def adapt_module(model: nn.Module, data: Any, form: Form, ids: Any = None) -> Ad
     tracked = _tracked(model, form.parameters)
     space = ParameterSpace.of(tracked)
     theta = space.flatten(tracked)
-    codec = PlainCodec(theta.dtype)
+    forward, loss = form.forward or plain_forward, read_loss(form.loss)
+    codec: PlainCodec = PlainCodec(theta.dtype)
+    if isinstance(forward, Randomised):
+        codec, loss = RandomisedCodec(theta.dtype), Averaged(loss, forward.draws)
     examples = codec.read(data, "training set", ids)
-    forward = form.forward or plain_forward
-    loss, trailing = _bind(model, forward, read_loss(form.loss), examples, theta)
+    loss, trailing = _bind(model, forward, loss, examples, theta)
     weights = read_weights(form.weights, len(examples)).to(theta.device)
     penalty = read_penalty(form.penalty, space)
     objective = Objective(

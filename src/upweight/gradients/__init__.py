@@ -8,12 +8,15 @@ from upweight.gradients.network import NetworkEngine, network_engine
 from upweight.gradients.stationarity import Stationarity, estimate_stationarity, measure_stationarity
 from upweight.gradients.vmap import VmapEngine
 from upweight.objective import Objective, read_examples
+from upweight.objective.randomised import Randomised
 from upweight.tiles import Rows
 
 
 def engine_for(objective: Objective) -> Engine:
     """Closed forms where the model is linear in its tracked parameters, layerwise factors for networks, else vmap."""
     general = VmapEngine(objective)
+    if isinstance(objective.forward, Randomised):
+        return general  # examples are run one by one, each under its own seeds
     return linear_engine(general) or network_engine(general) or general
 
 

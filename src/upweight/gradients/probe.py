@@ -15,7 +15,7 @@ PROBED = 8
 
 CHANCE = (
     "the model gave two different outputs for the same examples in eval mode. Expected a deterministic model; "
-    "remove the sampling from its forward, or fix its noise as a buffer"
+    "remove the sampling from its forward, fix its noise as a buffer, or average it: forward=uw.Randomised(forward, draws=8)"
 )
 MIXING = (
     "the output for example {} depends on the rest of its batch even in eval mode. Expected each output to be its "

@@ -25,7 +25,7 @@ def by_modules(question: Question, tiles: Callable[[], Iterable[Tile]], count: i
     """−(TH⁻¹)_module·C_module for every module: the scoring pass again, each product kept by module."""
     fresh = replace(question)  # the query's own pass is taken again too, so that no effects keep its graph alive
     measured, fitted = fresh.measured, fresh.fitted
-    if fitted.structured and measured is not None and measured.aggregate is None:
+    if measured is not None and measured.aggregate is None and _blocks_within_modules(fresh):
         return _by_blocks(fresh, tiles(), count)
     if measured is None:
         solved = fitted.exact.inverse.dense()
@@ -62,6 +62,14 @@ def _by_blocks(question: Question, tiles: Iterable[Tile], count: int) -> Split:
                 shared = torch.stack([measured.along(mask.to(move) * move) for mask in _masks(question)])
             values[:, tile.columns] -= tile.changes.share * shared.double().cpu().unsqueeze(1)
     return _named(question, values)
+
+
+def _blocks_within_modules(question: Question) -> bool:
+    """Structured curvature none of whose blocks holds parameters of two modules."""
+    fitted = question.fitted
+    homes, parts = fitted.objective.space.homes(), fitted.blocked.curvature.parts if fitted.structured else ()
+    spans = [{homes[at] for at in homes for a, b in layout.places if a <= at < b} for layout, _ in parts]
+    return fitted.structured and all(len(span) == 1 for span in spans)
 
 
 def _masks(question: Question) -> Float[Tensor, "modules p"]:

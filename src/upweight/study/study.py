@@ -40,7 +40,8 @@ class Study(Asked):
         data: the training set in a fixed order: (X, y), a map-style dataset, an unshuffled loader, a dict of arrays.
         loss: 'cross_entropy', 'binary_cross_entropy' (on logits), 'squared_error' (½(f−y)², summed over outputs),
             'poisson', ``uw.smooth_hinge(temperature)``, an ``nn`` loss module, or a callable (outputs, targets) → (b,).
-        forward: (model, batch) → (outputs, targets), where batches are not (inputs, targets).
+        forward: (model, batch) → (outputs, targets), where batches are not (inputs, targets); ``uw.Randomised`` for one
+            with chance in it, such as kept dropout or diffusion noise.
         parameters, weights: names or patterns of the tracked parameters; wᵢ of the objective Σwᵢℓᵢ + r (1/n each).
         penalty: r(θ), e.g. ``uw.L2(1e-2)`` for (λ/2)‖θ‖², PyTorch's weight_decay.
         protocol: what a refit does to the penalty: 'fixed_mean' (λ a point), 'fixed_total', or 'as_refit' (the adapter's).

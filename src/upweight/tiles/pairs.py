@@ -20,7 +20,8 @@ import torch
 from upweight._typing import Float, Tensor
 from upweight.linop import BlockDiagonal, Identity, KroneckerEigen, LinearOperator, Scaled
 from upweight.router import EXACT_FLOPS, MOST_RANKS, SEPARABLE_ERROR, chunk, route_pairs
-from upweight.tiles.blocks import Block, BlockSum, FactoredBlock, LayerBlock
+from upweight.space import FlatLayout
+from upweight.tiles.blocks import Block, BlockSum, DenseBlock, FactoredBlock, LayerBlock, PlacedBlock
 from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, written_rows
 
 Places = tuple[tuple[int, int], ...]
@@ -157,6 +158,9 @@ def _written(mine: list[LayerJacobian], inverse: LinearOperator) -> Written:
 
 def parts_of(block: Block) -> tuple[LayerBlock, ...]:
     """The layers of a tile."""
+    if isinstance(block, DenseBlock):  # a model without layer rules is one block, all of θ
+        size = block.values.shape[1]
+        return (PlacedBlock(block.values, FlatLayout(size, slice(0, size))),)
     parts = block.parts if isinstance(block, BlockSum) else (block,)
     assert all(isinstance(part, LayerBlock) for part in parts)
     return parts  # pyright: ignore
