@@ -210,3 +210,57 @@ def test_one_query_that_depends_is_enough():
     assert study.upweight(query, measure="margin").values[1].any()
     with pytest.raises(uw.errors.InputError, match="does not depend"):
         study.upweight((dead, np.zeros(1, int)), measure="margin")
+
+
+@pytest.mark.parametrize("curvature", ["ekfac", "hessian"])
+def test_a_compiled_model_has_the_scores_of_the_module_it_was_compiled_from(curvature):
+    plain, data = study_of(curvature=curvature, damping=1.0)
+    model, _ = small()
+    wrapped = torch.compile(model, backend="eager")
+    settings = {"loss": "cross_entropy", "penalty": uw.L2(0.05), "curvature": curvature, "damping": 1.0}
+    found = uw.Study(wrapped, (data.X, data.y), **settings)
+    assert found.objective.space.names == plain.objective.space.names
+    effects = found.drop(data.query)
+    np.testing.assert_array_equal(effects.values, plain.drop(data.query).values)
+    assert any("compiled" in note for note in effects.notes)
+    assert not any("compiled" in note for note in plain.drop(data.query).notes)
+
+
+def test_parts_that_are_compiled_are_run_as_written():
+    calls = []
+
+    def backend(graph, inputs):
+        calls.append(graph)
+        return graph.forward
+
+    plain, data = study_of(curvature="ekfac")
+    model, _ = small()
+    model[0] = torch.compile(model[0], backend=backend)
+    found = uw.Study(model, (data.X, data.y), loss="cross_entropy", penalty=uw.L2(0.05), curvature="ekfac")
+    np.testing.assert_allclose(found.upweight(data.query).values, plain.upweight(data.query).values, rtol=1e-9)
+    model, _ = small()
+    model.compile(backend=backend)
+    found = uw.Study(model, (data.X, data.y), loss="cross_entropy", penalty=uw.L2(0.05), curvature="ekfac")
+    np.testing.assert_allclose(found.upweight(data.query).values, plain.upweight(data.query).values, rtol=1e-9)
+    assert not calls
+
+
+def test_a_model_without_layer_rules_is_one_block_and_still_splits_by_module():
+    data = classification(n=20, p=5, m=4, classes=3)
+    model = nn.Sequential(Scan(), Scan3()).double().eval()
+    study = uw.Study(model, (data.X, data.y), loss="cross_entropy", curvature="ekfac", penalty=0.1)
+    found = study.upweight(data.query)
+    split = found.by_module()
+    assert split.modules == ("0", "1") and bool((np.abs(split.values).sum((1, 2)) > 0).all())
+    assert relative(split.values.sum(0), found.values) < 1e-10
+
+
+class Scan3(nn.Module):
+    """A scale of three numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        return x * self.scale

@@ -116,6 +116,12 @@ MUTANTS = [
         "self._draw(model, one, place, draw)",
     ),
     Mutant(
+        "compiled: parts inside run as compiled",
+        "gradients/guard.py",
+        "compiled(module) or module._compiled_call_impl is not None",
+        "False",
+    ),
+    Mutant(
         "bias and weight swapped",
         "space.py",
         "weight = matrix[..., :columns]",

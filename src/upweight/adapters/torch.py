@@ -13,12 +13,16 @@ from torch import nn
 from upweight._typing import Tensor
 from upweight.adapters.adapted import Adapted, PlainCodec, RandomisedCodec
 from upweight.errors import ConfigError, ModelError, NonFiniteInput, ShapeError
-from upweight.gradients.guard import as_found, called
+from upweight.gradients.guard import as_found, called, compiled
 from upweight.gradients.vmap import refused_in_words
 from upweight.objective import Examples, Forward, Loss, Objective, Penalty, plain_forward, read_loss, read_penalty
 from upweight.objective.data import map_tensors
 from upweight.objective.randomised import Averaged, Randomised
 from upweight.space import ParameterSpace, matching
+
+
+COMPILED = "The compiled model is scored as the module it was compiled from, whose outputs are the same up to rounding"
+"""Said of every answer about a model that torch.compile returned."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,10 @@ def adapt_module(model: nn.Module, data: Any, form: Form, ids: Any = None) -> Ad
         raise ModelError(
             f"found a model of type {type(model).__name__}. Expected an nn.Module; for scikit-learn estimators use uw.from_sklearn(fitted, X, y)."
         )
+    notes: tuple[str, ...] = ()
+    if compiled(model):
+        model, notes = model._modules["_orig_mod"], (COMPILED,)  # pyright: ignore[reportAssignmentType]
+        assert isinstance(model, nn.Module)
     if form.device is not None:
         _same_device(model, form.device)
     tracked = _tracked(model, form.parameters)
@@ -62,7 +70,8 @@ def adapt_module(model: nn.Module, data: Any, form: Form, ids: Any = None) -> Ad
     objective = Objective(
         model, forward, loss, examples, weights, penalty, space, theta, trailing, _size(form.batch_size)
     )
-    return Adapted(objective, "fixed_mean", codec, was_training=any(module.training for module in model.modules()))
+    was_training = any(module.training for module in model.modules())
+    return Adapted(objective, "fixed_mean", codec, notes, was_training)
 
 
 def read_weights(weights: Any, count: int) -> Tensor:

@@ -1,7 +1,7 @@
 """A model scored in eval mode, at parameters of one's own, and handed back exactly as found."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,16 +13,28 @@ from upweight._typing import Tensor
 
 @contextmanager
 def as_found(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every module's mode and the random state as they were, also after an error."""
+    """Eval mode inside, compiled parts run as written; modes and the random state as they were, also after an error."""
     modes = [(module, module.training) for module in model.modules()]
     cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=cuda):
+    with torch.random.fork_rng(devices=cuda), _as_written(model):
         try:
             model.eval()
             yield
         finally:
             for module, training in modes:
                 module.training = training
+
+
+def compiled(module: nn.Module) -> bool:
+    """Whether a module is the wrapper torch.compile returns; read off without importing the compiler."""
+    return type(module).__name__ == "OptimizedModule" and "_orig_mod" in module._modules
+
+
+def _as_written(model: nn.Module) -> AbstractContextManager[Any]:
+    """Compiled parts of a model run as plain modules: their derivatives are then torch's own."""
+    if any(compiled(module) or module._compiled_call_impl is not None for module in model.modules()):
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()
 
 
 def called(model: nn.Module, values: Mapping[str, Tensor], batch: Any) -> Any:
