@@ -122,6 +122,30 @@ MUTANTS = [
         "False",
     ),
     Mutant(
+        "precision: asked for and not taken",
+        "gradients/network.py",
+        "batch, theta, self.objective.precision)",
+        "batch, theta, None)",
+    ),
+    Mutant(
+        "precision: factors summed in bfloat16",
+        "gradients/capture.py",
+        "dtype=torch.promote_types(own, torch.float32)",
+        "dtype=precision or own",
+    ),
+    Mutant(
+        "groups at scale: the penalty's share left in the curvature",
+        "questions/remaining.py",
+        "diagonal = share * fitted",
+        "diagonal = 0 * fitted",
+    ),
+    Mutant(
+        "groups at scale: indefinite remains solved all the same",
+        "questions/remaining.py",
+        "before, gradient) <= FLOOR:",
+        "before, gradient) <= -1e9:",
+    ),
+    Mutant(
         "bias and weight swapped",
         "space.py",
         "weight = matrix[..., :columns]",

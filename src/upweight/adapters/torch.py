@@ -36,6 +36,7 @@ class Form:
     penalty: Penalty = None
     batch_size: int | str = "auto"
     device: str | torch.device | None = None
+    precision: str | None = None
 
 
 def adapt_module(model: nn.Module, data: Any, form: Form, ids: Any = None) -> Adapted:
@@ -68,7 +69,17 @@ def adapt_module(model: nn.Module, data: Any, form: Form, ids: Any = None) -> Ad
     weights = read_weights(form.weights, len(examples)).to(theta.device)
     penalty = read_penalty(form.penalty, space)
     objective = Objective(
-        model, forward, loss, examples, weights, penalty, space, theta, trailing, _size(form.batch_size)
+        model,
+        forward,
+        loss,
+        examples,
+        weights,
+        penalty,
+        space,
+        theta,
+        trailing,
+        _size(form.batch_size),
+        _precision(form.precision, theta),
     )
     was_training = any(module.training for module in model.modules())
     return Adapted(objective, "fixed_mean", codec, notes, was_training)
@@ -164,3 +175,14 @@ def _size(batch_size: int | str) -> int | None:
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ConfigError(f"batch_size={batch_size!r}. Expected a positive integer or 'auto'.")
     return batch_size
+
+
+def _precision(wanted: str | None, theta: Tensor) -> torch.dtype | None:
+    """The type of captured passes, None for the parameters' own."""
+    if wanted not in (None, "float32", "bfloat16"):
+        raise ConfigError(f"precision={wanted!r} is unknown. Expected 'bfloat16', 'float32' or None, the model's own.")
+    if wanted is not None and theta.dtype != torch.float32:
+        raise ConfigError(
+            f"precision={wanted!r} found parameters of type {theta.dtype}. Expected float32 ones, whose passes it lowers; leave precision out, or convert the model."
+        )
+    return torch.bfloat16 if wanted == "bfloat16" else None

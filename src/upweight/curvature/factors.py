@@ -76,7 +76,7 @@ class Walk:
         examples = self.objective.examples
         for where, batch in self.engine.batches(examples if self.share == 1 else Chosen(examples, self.places)):
             outputs, targets, jacobian = self.engine.linearised(batch)
-            weights = self.weights[where].to(self.objective.theta.dtype)
+            weights = self.weights[where].to(outputs.dtype)
             found = []
             for _ in range(draws):
                 slopes = label_slopes(self.objective.loss, outputs, targets, self.fisher, self.generator)

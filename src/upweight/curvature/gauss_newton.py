@@ -17,6 +17,7 @@ from torch.func import grad, vjp, vmap
 from upweight._typing import Batch, Float, Tensor
 from upweight.curvature.fisher import MOST_LABELS, read_fisher
 from upweight.gradients import Engine, NetworkEngine
+from upweight.gradients.network import NetworkJacobian
 from upweight.gradients.vmap import plain_attention
 from upweight.linop import LinearOperator
 from upweight.objective import Examples
@@ -170,6 +171,28 @@ def _captured(engine: NetworkEngine) -> Callable[[], Iterable[tuple[Jacobian, Te
         return walk
     kept = list(walk())
     return lambda: kept
+
+
+def change_products(
+    engine: Engine, examples: Examples, amounts: Float[Tensor, "s"], diagonal: Float[Tensor, "p"]
+) -> GaussNewton | Differentiated:
+    """V ↦ V(Σ εᵢJᵢᵀΛᵢJᵢ) + V∘d of some examples with amounts εᵢ of either sign: what a change adds to the curvature."""
+    objective = engine.objective
+    if objective.outputs > MOST_LABELS:
+        return Differentiated(engine, examples, 1.0, diagonal, torch.float64, "ggn", amounts)
+
+    def walk() -> Iterator[tuple[Jacobian, Tensor]]:
+        for where, batch in engine.batches(examples):
+            outputs, targets, jacobian = engine.linearised(batch)
+            curvature = objective.loss.hessian(outputs, targets) * amounts[where, None, None].to(outputs.dtype)
+            yield jacobian.written if isinstance(jacobian, NetworkJacobian) else jacobian, curvature
+
+    held = engine.held if isinstance(engine, NetworkEngine) else objective.space.size
+    numbers = len(examples) * held * objective.outputs
+    if numbers * objective.theta.element_size() > KEPT_BYTES:
+        return GaussNewton(walk, diagonal, torch.float64)
+    kept = list(walk())
+    return GaussNewton(lambda: kept, diagonal, torch.float64)
 
 
 def root_rows(engine: Engine) -> Rows:

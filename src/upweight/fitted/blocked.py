@@ -54,4 +54,5 @@ class Blocked:
         fisher = read_fisher(self.settings.fisher, self.engine.objective.outputs)
         part = "" if self.settings.factor_share == 1 else f" from {self.settings.factor_share:.0%} of the training set"
         name = f"{self.kind} in {len(self.curvature.parts)} blocks, {fisher} Fisher{part}"
+        name += f", passes in {self.settings.precision}" if self.settings.precision == "bfloat16" else ""
         return replace(found, verdict=replace(found.verdict, method=name, residual=None))

@@ -41,7 +41,7 @@ class Exact:
         """
         if self.kind in STRUCTURED:
             raise ConfigError(
-                f"this question needs the exact curvature, and the study has curvature={self.kind!r}. Expected 'hessian' or 'ggn', with parameters that fit: track fewer of them, or ask for drop, upweight or self_influence."
+                f"this question needs the exact curvature, and the study has curvature={self.kind!r}. Expected 'hessian' or 'ggn', with parameters that fit: track fewer of them, or ask for drop, drop_group, upweight or self_influence."
             )
         self._require_memory()
         return ggn(self.engine) if self.kind == "ggn" else hessian(self.engine)

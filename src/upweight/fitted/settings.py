@@ -104,6 +104,7 @@ class Settings:
     products: str = "auto"
     factor_share: float = 1.0
     strict: bool = False
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         allowed_names = (
@@ -120,6 +121,10 @@ class Settings:
         if not (self.damping in ("auto", None) or given):
             raise ConfigError(
                 f"damping={self.damping!r}. Expected 'auto', a number of zero or more in the units of the curvature, or uw.Relative(share)."
+            )
+        if self.precision == "bfloat16" and self.curvature not in STRUCTURED:
+            raise ConfigError(
+                f"precision='bfloat16' found curvature={self.curvature!r}. Expected a structured one, such as 'ekfac': exact curvature is not worth its digits otherwise; leave precision out."
             )
         if self.curvature in STRUCTURED and self.solver_name in ITERATIVE:
             raise ConfigError(

@@ -90,7 +90,7 @@ class Captured:
             allow_unused=True,
         )
         flat = iter(
-            torch.zeros(shape, dtype=self.outputs.dtype, device=self.outputs.device) if g is None else g
+            self.outputs.new_zeros(shape) if g is None else g.to(self.outputs.dtype)
             for g, shape in zip(found, shapes, strict=True)
         )
         return [[next(flat) for _ in calls] for _, calls in self.calls]
@@ -189,12 +189,25 @@ def _flat(site: Site, name: str) -> FlatLayout:
     return layout
 
 
-def capture(general: VmapEngine, sites: tuple[Site, ...], batch: Batch, theta: Tensor | None = None) -> Captured:
-    """Run the model once with every site watched."""
+def capture(
+    general: VmapEngine,
+    sites: tuple[Site, ...],
+    batch: Batch,
+    theta: Tensor | None = None,
+    precision: torch.dtype | None = None,
+) -> Captured:
+    """Run the model once with every site watched, its products in another precision where one is named.
+
+    What is captured is read in the parameters' type, float32 at least: sums over examples are not for half precision.
+    """
     model, theta = general.objective.model, general.objective.theta if theta is None else theta
     calls: dict[str, list[Call]] = {site.name: [] for site in sites}
-    with refused_in_words(batch), _watched(sites, calls, theta), as_found(model), torch.enable_grad():
-        outputs, targets = general.run(theta.to(general.objective.theta.dtype).detach(), batch)
+    own = general.objective.theta.dtype
+    like = theta.new_zeros((), dtype=torch.promote_types(own, torch.float32))
+    lower = torch.autocast(theta.device.type, precision or torch.bfloat16, enabled=precision is not None)
+    with refused_in_words(batch), _watched(sites, calls, like), as_found(model), torch.enable_grad(), lower:
+        outputs, targets = general.run(theta.to(own).detach(), batch)
+        outputs = outputs.to(like.dtype)
     return Captured(outputs, targets, [(site, calls[site.name]) for site in sites if calls[site.name]], len(outputs))
 
 
@@ -209,7 +222,8 @@ def _watched(sites: tuple[Site, ...], calls: dict[str, list[Call]], like: Tensor
             if not output.requires_grad:
                 output = output + anchor.to(output.dtype)
             edge = torch.autograd.graph.get_gradient_edge(output)
-            calls[site.name].append(Call(given.detach(), edge, output.shape))
+            inputs = given.detach().to(like.dtype) if given.is_floating_point() else given.detach()
+            calls[site.name].append(Call(inputs, edge, output.shape))
             return output
 
         return hook

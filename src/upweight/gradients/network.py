@@ -86,7 +86,7 @@ class NetworkEngine(Engine):
 
     def captured(self, batch: Batch, theta: Tensor | None = None) -> Captured:
         """One forward pass with every layer watched, ready to be pulled back."""
-        return capture(self.general, self.sites, batch, theta)
+        return capture(self.general, self.sites, batch, theta, self.objective.precision)
 
     def prepared(self, captured: Captured) -> tuple[Float[Tensor, "b o"], Tensor]:
         """Flat outputs and checked targets of a captured pass."""

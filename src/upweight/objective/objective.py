@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
+import torch
 from torch import nn
 
 from upweight._typing import Batch, Float, Tensor
@@ -28,6 +29,7 @@ class Objective:
         weights: wᵢ, (n,); 1/n each is the mean loss, 1 each the sum.
         theta: θ̂, the tracked parameters as they were found, flat.
         trailing: shape of one example's outputs before they are flattened to (o,).
+        precision: of the model's forward and backward passes, where layers are captured; None is the parameters' own.
         batch_size: examples read at a time; None lets the engine choose. No result depends on it.
     """
 
@@ -41,6 +43,7 @@ class Objective:
     theta: Float[Tensor, "p"]
     trailing: tuple[int, ...]
     batch_size: int | None = None
+    precision: torch.dtype | None = None
 
     @property
     def count(self) -> int:

@@ -58,7 +58,7 @@ def _by_blocks(question: Question, tiles: Iterable[Tile], count: int) -> Split:
             values[place, tile.columns] -= pairs.layers[part.layout.places].against(part).double().cpu()
         if tile.changes.share:
             if shared is None:
-                move = question.pull.to(fitted.objective.theta.dtype) @ operator
+                move = question.pull.to(measured.outputs.dtype) @ operator
                 shared = torch.stack([measured.along(mask.to(move) * move) for mask in _masks(question)])
             values[:, tile.columns] -= tile.changes.share * shared.double().cpu().unsqueeze(1)
     return _named(question, values)

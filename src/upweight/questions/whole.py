@@ -20,7 +20,9 @@ from upweight.influence.newton import retained_step
 from upweight.linop import Dense
 from upweight.objective import L2, Examples, Penalty, read_penalty
 from upweight.objective.data import Chosen
+from upweight.questions.answer import Answer
 from upweight.questions.question import Question
+from upweight.questions.remaining import Remaining, change_of
 from upweight.questions.reweighted import Reweighted
 from upweight.questions.terms import terms
 from upweight.router import route_group
@@ -136,8 +138,25 @@ def read_groups(fitted: Fitted, groups: Any) -> tuple[np.ndarray, list[np.ndarra
 
 def _effects(question: Question, changes: list[Reweighting], names: np.ndarray, asked: str) -> Effects:
     order, _ = _group_order(question), question.measured  # a query that cannot be asked is refused before any work
+    if question.fitted.structured or question.fitted.iterates:
+        return question.effects(_at_scale(question, changes, order), names, asked)
     moves = torch.stack([_move(question.fitted, change, order) for change in changes])
     return question.effects(question.of_moves(moves, order), names, asked)
+
+
+def _at_scale(question: Question, changes: list[Reweighting], order: str) -> Answer:
+    """The same without a dense p × p matrix: solves with what remains, preconditioned by the blocks."""
+    fitted, moves = question.fitted, []
+    remaining = Remaining(fitted)
+    for change in changes:
+        share = fitted.share(float(change.amounts.sum()))
+        gradient = fitted.engine.gradient(change.amounts, examples=change.examples) + share * fitted.penalty_gradient
+        if order == "first":
+            moves.append(remaining.first(gradient))
+        else:
+            added = change_of(fitted, change.examples, change.amounts, share)
+            moves.append(remaining.move(gradient, added, change.name))
+    return remaining.said(question.of_moves(torch.stack(moves), order))
 
 
 def _group_order(question: Question) -> str:

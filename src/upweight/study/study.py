@@ -56,6 +56,7 @@ class Study(Asked):
         products: how queries meet examples in an eigenbasis: 'written' (exact), 'separable' (low rank, error measured),
             or 'auto', the cheaper.
         batch_size: examples read at a time.
+        precision: 'bfloat16' runs a float32 network's passes for structured curvature under autocast; sums stay float32.
         strict: refuse tracked parameters that no layer rule covers: see ``coverage``.
         memory, device: bytes the exact road may take (half of the machine's); where the model should be.
 
@@ -95,9 +96,12 @@ class Study(Asked):
         memory: int | None = None,
         device: str | torch.device | None = None,
         strict: bool = False,
+        precision: str | None = None,
     ) -> None:
-        settings = Settings(protocol, curvature, solver, damping, memory, fisher, seed, products, factor_share, strict)
-        form = Form(loss, forward, parameters, weights, penalty, batch_size, device)
+        settings = Settings(
+            protocol, curvature, solver, damping, memory, fisher, seed, products, factor_share, strict, precision
+        )
+        form = Form(loss, forward, parameters, weights, penalty, batch_size, device, precision)
         self.fitted = prepare(adapt_module(model, data, form, ids), settings)
 
     @classmethod
