@@ -5,10 +5,10 @@ import copy
 import numpy as np
 import pytest
 import torch
-from networks import trained
 
 import upweight as uw
 from cases import pearson, slope
+from networks import trained
 
 pytestmark = pytest.mark.filterwarnings("ignore::upweight.errors.NotStationaryWarning")
 
@@ -55,9 +55,11 @@ def test_a_bfloat16_model_is_studied_end_to_end(order):
 
 
 def test_precisions_without_a_meaning_are_refused():
-    with pytest.raises(uw.errors.ConfigError, match="precision='int8' is unknown. Expected 'bfloat16'"):
+    with pytest.raises(uw.errors.ConfigError, match=r"precision='int8' is unknown. Expected 'bfloat16'"):
         study_of(precision="int8")
-    with pytest.raises(uw.errors.ConfigError, match="precision='bfloat16' found curvature='ggn'. Expected a structured"):
+    with pytest.raises(
+        uw.errors.ConfigError, match=r"precision='bfloat16' found curvature='ggn'. Expected a structured"
+    ):
         study_of(precision="bfloat16", curvature="ggn")
-    with pytest.raises(uw.errors.ConfigError, match="found parameters of type torch.float64. Expected float32"):
+    with pytest.raises(uw.errors.ConfigError, match=r"found parameters of type torch.float64. Expected float32"):
         study_of(torch.float64, precision="bfloat16")

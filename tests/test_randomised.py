@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from networks import relative
 from torch import nn
 from torch.nn import functional as F
 
 import upweight as uw
 from cases import classification
+from networks import relative
 from upweight.objective.randomised import hashed
 
 pytestmark = pytest.mark.filterwarnings("ignore::upweight.errors.NotStationaryWarning")
@@ -58,7 +58,9 @@ def test_effects_follow_the_formula_and_not_the_batch(settings):
     model, data = problem()
     found = []
     for size in (1, 4):
-        study = study_of(model, data, uw.Randomised(noisy, draws=2), batch_size=size, protocol="fixed_total", **settings)
+        study = study_of(
+            model, data, uw.Randomised(noisy, draws=2), batch_size=size, protocol="fixed_total", **settings
+        )
         T, C = uw.rows(study.objective, study.fitted.adapted.codec.read(data.query, "query")), uw.rows(study.objective)
         P = study.fitted.row_inverse(3).dense()
         found.append(study.upweight(data.query).values)
@@ -99,7 +101,9 @@ def test_more_draws_spread_less_as_one_over_their_number():
     model, data = problem()
 
     def spread(draws):
-        found = [uw.rows(study_of(model, data, uw.Randomised(noisy, draws, seed)).objective).dense() for seed in range(24)]
+        found = [
+            uw.rows(study_of(model, data, uw.Randomised(noisy, draws, seed)).objective).dense() for seed in range(24)
+        ]
         return float(torch.stack(found).var(0).sum())
 
     assert 0.7 < 8 * spread(8) / spread(1) < 1.4
@@ -118,7 +122,7 @@ def test_subsets_labels_and_groups_keep_each_examples_noise():
 
 def test_chance_without_the_wrapper_is_refused_and_names_it():
     model, data = problem()
-    with pytest.raises(uw.errors.NondeterministicModel, match="uw.Randomised"):
+    with pytest.raises(uw.errors.NondeterministicModel, match=r"uw.Randomised"):
         study_of(model, data, lambda model, batch: (model(batch[0] + torch.randn_like(batch[0])), batch[1]))
-    with pytest.raises(uw.errors.ConfigError, match="draws=0. Expected a whole number"):
+    with pytest.raises(uw.errors.ConfigError, match=r"draws=0. Expected a whole number"):
         uw.Randomised(noisy, draws=0)

@@ -6,11 +6,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from networks import relative, trained
 from torch import nn
 
 import upweight as uw
 from cases import classification
+from networks import relative
 
 pytestmark = pytest.mark.filterwarnings("ignore::upweight.errors.NotStationaryWarning")
 
@@ -85,19 +85,19 @@ def test_a_split_is_a_table_of_modules_and_queries():
     assert frame.index.names == ["module", "query"] and frame.shape == (8, 40)
     np.testing.assert_array_equal(frame.loc["2"], split["2"].values)
     assert list(split) == ["0", "2"] and len(split) == 2 and "ModuleEffects of 2 modules" in repr(split)
-    with pytest.raises(uw.errors.ConfigError, match="no module called 'head'. Expected one of 0, 2"):
+    with pytest.raises(uw.errors.ConfigError, match=r"no module called 'head'. Expected one of 0, 2"):
         split["head"]
 
 
 def test_what_is_no_sum_over_modules_is_refused(tmp_path):
     study, data = study_of(curvature="ekfac")
-    with pytest.raises(uw.errors.ConfigError, match="order 'newton'.*Expected first-order"):
+    with pytest.raises(uw.errors.ConfigError, match=r"order 'newton'.*Expected first-order"):
         study.drop(data.query).by_module()
     found = study.upweight(data.query)
     for lost in (uw.load(found.save(tmp_path / "e")), pickle.loads(pickle.dumps(found)), copy.deepcopy(found)):
         with pytest.raises(uw.errors.ConfigError, match=r"cannot be taken again.*Expected"):
             lost.by_module()
-    with pytest.raises(uw.errors.ConfigError, match="cannot be taken again"):
+    with pytest.raises(uw.errors.ConfigError, match=r"cannot be taken again"):
         found.groupby(np.asarray(data.y)).by_module()
 
 
@@ -114,7 +114,10 @@ def test_strict_refuses_parameters_without_a_rule_by_name_and_type():
         with pytest.raises(uw.errors.ModelError, match=rf"strict=True.*{words}.*Expected a rule.*parameters="):
             strictly(make(), X)
     make, X = CASES["free parameter"]
-    assert strictly(make(), X, parameters="layer.*").coverage == {"layer.weight": "linear model", "layer.bias": "linear model"}
+    assert strictly(make(), X, parameters="layer.*").coverage == {
+        "layer.weight": "linear model",
+        "layer.bias": "linear model",
+    }
 
 
 def test_coverage_names_the_rule_of_every_parameter():
@@ -163,15 +166,20 @@ class Unused(nn.Module):
 def test_a_query_no_tracked_parameter_moves_is_refused_by_name(ask):
     model, data = small(Unused())
     study = uw.Study(model, (data.X, data.y), loss="cross_entropy", parameters="unused.*", damping=0.1)
-    with pytest.raises(uw.errors.InputError, match=r"does not depend on any tracked.*all 4 queries.*unused.weight.*parameters="):
+    with pytest.raises(
+        uw.errors.InputError, match=r"does not depend on any tracked.*all 4 queries.*unused.weight.*parameters="
+    ):
         study.drop_group([[1, 2]], data.query) if ask == "drop_group" else getattr(study, ask)(data.query)
 
 
 @pytest.mark.parametrize("order", ["first", "newton"])
 def test_a_measure_that_ignores_the_outputs_is_refused(order):
     study, data = study_of(curvature="ekfac")
-    for measure in (lambda outputs, targets: targets.double(), lambda outputs, targets: outputs.detach().sum(1) * 0 + 2):
-        with pytest.raises(uw.errors.InputError, match="is the same at any outputs. Expected a differentiable"):
+    for measure in (
+        lambda outputs, targets: targets.double(),
+        lambda outputs, targets: outputs.detach().sum(1) * 0 + 2,
+    ):
+        with pytest.raises(uw.errors.InputError, match=r"is the same at any outputs. Expected a differentiable"):
             study.drop(data.query, measure=measure, order=order)
 
 
@@ -181,7 +189,7 @@ def test_a_step_is_refused_to_first_order_only():
     def right(outputs, targets):
         return (outputs.argmax(1) == targets).to(outputs.dtype)
 
-    with pytest.raises(uw.errors.InputError, match="measure='right' is made of steps"):
+    with pytest.raises(uw.errors.InputError, match=r"measure='right' is made of steps"):
         study.drop(data.query, measure=right, order="first")
     assert study.drop(data.query, measure=right, order="newton").values.shape == (4, 40)
 
@@ -208,7 +216,7 @@ def test_one_query_that_depends_is_enough():
     dead, alive = -1e-3 * np.ones((1, 5)), np.asarray(data.X[:1]) * 1e3
     query = np.concatenate([dead, alive]), np.zeros(2, int)
     assert study.upweight(query, measure="margin").values[1].any()
-    with pytest.raises(uw.errors.InputError, match="does not depend"):
+    with pytest.raises(uw.errors.InputError, match=r"does not depend"):
         study.upweight((dead, np.zeros(1, int)), measure="margin")
 
 

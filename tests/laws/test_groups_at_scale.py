@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from networks import relative
 from torch import nn
 
 import upweight as uw
 from cases import classification
+from networks import relative
 
 pytestmark = pytest.mark.filterwarnings("ignore::upweight.errors.NotStationaryWarning")
 GROUPS = [[0, 3, 7, 11], list(range(20, 34)), [5]]
@@ -103,7 +103,7 @@ def test_what_leaves_nothing_positive_definite_stays_at_first_order_and_says_so(
         row[group] = -1 / 60
     lowest = [float(torch.linalg.eigvalsh(P + terms_of(study, row)[1])[0]) for row in rows]
     assert lowest[0] < 0 < lowest[1]
-    with pytest.warns(uw.errors.ApproximationWarning, match="1 of 2 changes stay at first order"):
+    with pytest.warns(uw.errors.ApproximationWarning, match=r"1 of 2 changes stay at first order"):
         found = study.drop_group(most, data.query, measure="prediction", order="newton")
     first = study.drop_group(most, data.query, measure="prediction", order="first").values
     assert relative(found.values[:, 0], first[:, 0]) < 1e-9
@@ -118,5 +118,5 @@ def test_single_precision_networks_are_solved_for_too():
 
 def test_the_hessian_of_a_network_is_refused_for_what_remains():
     study, data = study_of(curvature="hessian", solver="lanczos", damping=0.5)
-    with pytest.raises(uw.errors.ConfigError, match="found curvature='hessian'.*Expected curvature='ggn'"):
+    with pytest.raises(uw.errors.ConfigError, match=r"found curvature='hessian'.*Expected curvature='ggn'"):
         study.drop_group(GROUPS, data.query, order="newton")

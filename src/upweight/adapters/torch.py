@@ -20,7 +20,6 @@ from upweight.objective.data import map_tensors
 from upweight.objective.randomised import Averaged, Randomised
 from upweight.space import ParameterSpace, matching
 
-
 COMPILED = "The compiled model is scored as the module it was compiled from, whose outputs are the same up to rounding"
 """Said of every answer about a model that torch.compile returned."""
 

@@ -217,7 +217,9 @@ class Effects:
         return frame.loc[sign * frame["effect"] > 0].reset_index(drop=True)
 
 
-_WORDS = [field.name for field in fields(Effects) if field.name not in ("values", "query_ids", "train_ids", "notes", "split")]
+_WORDS = [
+    field.name for field in fields(Effects) if field.name not in ("values", "query_ids", "train_ids", "notes", "split")
+]
 
 
 def load(path: str | os.PathLike[str]) -> Effects:

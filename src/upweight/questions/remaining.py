@@ -92,9 +92,7 @@ class Remaining:
         return replace(answer, refused=len(self.refused), verdict=replace(answer.verdict, method=method))
 
 
-def change_of(
-    fitted: Fitted, examples: Examples, amounts: Float[Tensor, "s"], share: float
-) -> LinearOperator:
+def change_of(fitted: Fitted, examples: Examples, amounts: Float[Tensor, "s"], share: float) -> LinearOperator:
     """ΔH of amounts of weight and of the penalty's share that goes with them."""
     diagonal = share * fitted.objective.penalty.diagonal.to(fitted.weights)
     return change_products(fitted.engine, examples, amounts, diagonal)
