@@ -324,7 +324,7 @@ def _rows_by_rules(general: VmapEngine, watched: tuple[Site, ...], trial: Trial)
     return rows, broken
 
 
-FAILURES = (RuntimeError, ValueError, IndexError, ModelError)
+FAILURES = (RuntimeError, ValueError, TypeError, IndexError, ModelError)
 """What a rule may raise at a layer it does not fit."""
 
 
