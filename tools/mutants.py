@@ -297,7 +297,7 @@ MUTANTS = [
     Mutant(
         "the global seed is moved",
         "gradients/guard.py",
-        "with torch.random.fork_rng(devices=cuda):",
+        "with torch.random.fork_rng(devices=cuda), _as_written(model):",
         "if torch.manual_seed(0):",
     ),
     Mutant(
@@ -525,8 +525,8 @@ MUTANTS = [
     Mutant(
         "the Fisher ignores the weights",
         "curvature/factors.py",
-        "weights = self.weights[where].to(self.objective.theta.dtype)",
-        "weights = self.weights[where].to(self.objective.theta.dtype) * 0 + 1 / self.objective.count",
+        "weights = self.weights[where].to(outputs.dtype)",
+        "weights = self.weights[where].to(outputs.dtype) * 0 + 1 / self.objective.count",
     ),
     Mutant(
         "blocks lose the penalty's share of a point",

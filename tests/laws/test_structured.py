@@ -117,7 +117,7 @@ def test_the_corrected_drop_is_the_k_by_k_solve_written_out(name, measure):
 
 
 def test_auto_takes_blocks_where_the_exact_hessian_does_not_fit_and_says_so():
-    study, query = study_of("conv2d", "auto", memory=1000)
+    study, query = study_of("conv2d", "auto", memory=4000)
     effects = study.drop(query)
     assert "ekfac in 2 blocks, exact Fisher" in effects.verdict and "damping" in effects.verdict
     with pytest.raises(uw.errors.ConfigError, match=r"needs the exact curvature.*Expected 'hessian' or 'ggn'"):
