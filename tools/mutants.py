@@ -297,7 +297,7 @@ MUTANTS = [
     Mutant(
         "the global seed is moved",
         "gradients/guard.py",
-        "with torch.random.fork_rng(devices=cuda):",
+        "with torch.random.fork_rng(devices=cuda), _as_written(model):",
         "if torch.manual_seed(0):",
     ),
     Mutant(

@@ -120,3 +120,10 @@ def test_the_hessian_of_a_network_is_refused_for_what_remains():
     study, data = study_of(curvature="hessian", solver="lanczos", damping=0.5)
     with pytest.raises(uw.errors.ConfigError, match=r"found curvature='hessian'.*Expected curvature='ggn'"):
         study.drop_group(GROUPS, data.query, order="newton")
+
+
+def test_a_ridge_filter_leaves_groups_out_as_the_same_damping_does():
+    by_number, data = study_of(curvature="ekfac", damping=0.5)
+    by_filter, _ = study_of(curvature="ekfac", damping=uw.Ridge(0.5))
+    a, b = (study.drop_group(GROUPS, data.query, order="newton").values for study in (by_number, by_filter))
+    np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-10)

@@ -10,7 +10,7 @@ from upweight.curvature.fisher import read_fisher
 from upweight.errors import ConfigError
 from upweight.fitted.settings import STRUCTURED, Settings
 from upweight.gradients import Engine
-from upweight.linop import BlockDiagonal
+from upweight.linop import BlockDiagonal, LinearOperator
 from upweight.solve import Filter, Inverted, filtered, inverse
 
 AUTO_DAMPING = Relative(0.1)
@@ -69,6 +69,16 @@ class Blocked:
             found = inverse(damped(self.curvature, chosen))
         assert isinstance(found, Inverted)
         return replace(found, verdict=replace(found.verdict, method=self._words(), residual=None))
+
+    @property
+    def undone(self) -> LinearOperator:
+        """F + λI, or 1/f(F) where a filter was chosen: what ``inverse`` is the inverse of."""
+        chosen = self.chosen_damping
+        if isinstance(chosen, Filter):
+            found = inverse(self.inverse.operator)
+            assert isinstance(found, Inverted)
+            return found.operator
+        return damped(self.curvature, chosen)
 
     def _words(self) -> str:
         fisher = read_fisher(self.settings.fisher, self.engine.objective.outputs)

@@ -14,7 +14,6 @@ from functools import cached_property
 import torch
 
 from upweight._typing import Float, Tensor
-from upweight.curvature import damped
 from upweight.curvature.gauss_newton import change_products, curvature_products
 from upweight.errors import ConfigError, NotConverged
 from upweight.fitted import Fitted
@@ -52,7 +51,7 @@ class Remaining:
         """
         fitted = self.fitted
         if fitted.structured:
-            return in_double(damped(fitted.blocked.curvature, fitted.blocked.chosen_damping))
+            return in_double(fitted.blocked.undone)
         if fitted.kind != "ggn":
             raise ConfigError(
                 f"a Newton step on what remains found curvature={fitted.kind!r} with solver={fitted.settings.solver_name!r}. Expected curvature='ggn' with it, or order='first'."
@@ -107,7 +106,7 @@ def lowest(
     """
     noise = torch.randn(len(start), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(start)
     row = precondition.after((start / start.norm().clamp_min(1e-300) + noise / noise.norm()).unsqueeze(0)).double()
-    basis, images, metric = [], [], []
+    basis, images, metric, found = [], [], [], torch.inf
     for _ in range(min(RITZ_STEPS, len(start))):
         weighed = before.after(row)
         length = float((row * weighed).sum().clamp_min(0)) ** 0.5
@@ -116,12 +115,15 @@ def lowest(
         basis.append(row / length)
         metric.append(weighed / length)
         images.append(after.after(basis[-1]))
+        projected = torch.cat(images) @ torch.cat(basis).T
+        found = float(torch.linalg.eigvalsh((projected + projected.T) / 2)[0])
+        if found <= FLOOR:
+            break  # one such direction is enough
         row = precondition.after(images[-1]).double()
         row = row / row.norm().clamp_min(1e-300)
         for _ in range(2):
             row = row - (row @ torch.cat(metric).T) @ torch.cat(basis)
-    projected = torch.cat(images) @ torch.cat(basis).T
-    return float(torch.linalg.eigvalsh((projected + projected.T) / 2)[0])
+    return found
 
 
 def in_double(operator: LinearOperator) -> LinearOperator:

@@ -49,7 +49,7 @@ def in_units(damping: float, mean: float) -> float:
     """λ in units of the mean eigenvalue; infinite where there is no curvature but λ."""
     if not damping:
         return 0.0
-    return damping / mean if mean else float("inf")
+    return damping / mean if mean > 0 else float("inf")
 
 
 @dataclass(frozen=True)
