@@ -417,3 +417,31 @@ def test_memory_bounds_the_batches():
 def test_a_matrix_is_held_to_what_it_declares(matrix, error, words):
     with pytest.raises(error, match=words):
         uw.inverse(uw.linop.Dense(matrix.double(), is_symmetric=True))
+
+
+class Fragile(nn.Module):
+    """A network whose output is NaN for inputs above 50: data that are finite and still break it."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = small_network()
+
+    def forward(self, inputs):
+        return self.body(torch.where(inputs > 50, inputs * torch.nan, inputs))
+
+
+@pytest.mark.filterwarnings("ignore::upweight.errors.NotStationaryWarning")
+def test_a_broken_example_outside_the_stationarity_sample_is_named(monkeypatch):
+    monkeypatch.setattr("upweight.fitted.fitted.DEAR", 0)
+    X, y = torch.randn(400, 4, generator=torch.Generator().manual_seed(0)), torch.arange(400) % 3
+    X[7] = 100.0
+    study = uw.Study(Fragile().eval(), (X, y), loss="cross_entropy", curvature="ekfac")
+    assert study.fitted.stationarity.sampled == 128
+    for ask in (lambda: study.drop((X[:2], y[:2])), study.self_influence):
+        with pytest.raises(uw.errors.NonFiniteGradient, match="training example 7 is NaN"):
+            ask()
+    part = uw.Study(Fragile().eval(), (X, y), loss="cross_entropy", curvature="ekfac", factor_share=0.1)
+    with pytest.raises(uw.errors.NonFiniteGradient, match="point 7 has a value of nan"):
+        part.self_influence()
+    with pytest.raises(uw.errors.NonFiniteGradient, match="effect of 7 on 0 is nan"):
+        part.drop((X[:2], y[:2]), order="first")

@@ -28,6 +28,13 @@ def test_the_label_errors_example_finds_most_and_correcting_them_helps():
     assert after < 0.95 * before
 
 
+def test_the_network_example_says_how_far_to_believe_it():
+    printed = run((ROOT / "examples" / "network.py").read_text("utf-8"))
+    for words in ("Conv2d", "Effects (20 × 400)", "ranking at ten times", "judged on others", "10 retrainings"):
+        assert words in printed
+    assert int(re.search(r"(\d+)% of the held-out digits", printed).group(1)) >= 80
+
+
 def test_the_readme_s_code_prints_what_it_says():
     first, second = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
     printed = run(first + second)

@@ -15,7 +15,16 @@ from torch.nn import functional as F
 import upweight as uw
 from cases import slope
 from networks import MAKE, Block, Transformer, load_digits
-from upweight.evaluate.contest import Contest, Setting, judge, linear_scores, mixture_weights, pooled, rank_scores
+from upweight.evaluate.contest import (
+    Contest,
+    Judged,
+    Setting,
+    judge,
+    linear_scores,
+    mixture_weights,
+    pooled,
+    rank_scores,
+)
 from upweight.evaluate.spectral import Spectral, gradient_sums
 from upweight.evaluate.subsets import halves, measured_changes
 from upweight.evaluate.tune import SHARES, grid
@@ -406,3 +415,10 @@ def test_buffers_of_a_retrained_model_are_its_own():
     model.load_state_dict(state)
     after = F.cross_entropy(model(X[:5]), y[:5], reduction="none")
     np.testing.assert_allclose(found[0], (after - before).detach().numpy(), rtol=1e-9)
+
+
+def test_where_the_rule_is_judged_better_it_stays():
+    judged = Judged(np.array([0.5, 0.2]), np.array([1.1, 3.0]), np.array([0.6, 0.3]), 0.1, 2.0, 0.2)
+    found = judged.of(0)
+    assert (found.rank, found.slope, found.pearson, found.kept) == (0.5, 1.1, 0.6, True)
+    assert found.regret == 0.0 and judged.regret == pytest.approx(0.8)

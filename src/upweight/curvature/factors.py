@@ -76,6 +76,7 @@ class Walk:
         examples = self.objective.examples
         for where, batch in self.engine.batches(examples if self.share == 1 else Chosen(examples, self.places)):
             outputs, targets, jacobian = self.engine.linearised(batch)
+            require_finite_outputs(outputs, self.objective.examples.ids[self.places[where]])
             weights = self.weights[where].to(outputs.dtype)
             found = []
             for _ in range(draws):
@@ -206,6 +207,19 @@ def kept_bytes(walk: Walk, first: LabelRows) -> int:
 def fits_in_memory(walk: Walk, first: LabelRows) -> bool:
     """Whether a second walk can be spared."""
     return kept_bytes(walk, first) <= KEPT_BYTES
+
+
+def require_finite_outputs(outputs: Float[Tensor, "b o"], names: np.ndarray) -> None:
+    """Refuse outputs that are not finite before they enter any sum, naming the example.
+
+    Raises:
+        NonFiniteGradient: the model's output for an example is NaN or infinite.
+    """
+    if not bool(torch.isfinite(outputs.sum())) and not bool(torch.isfinite(outputs).all()):
+        place = int((~torch.isfinite(outputs)).any(1).nonzero()[0])
+        raise NonFiniteGradient(
+            f"the model's output for training example {names[place]} is NaN or infinite. Expected finite outputs; look at this example's input, or leave it out."
+        )
 
 
 def require_finite(sums: Sums, objective: Objective) -> None:

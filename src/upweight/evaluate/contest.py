@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -135,6 +135,13 @@ class Judged:
     rank: float
     slope: float
     pearson: float
+    kept: bool = False
+    """True where a setting that needed no choosing was judged better, and stays."""
+
+    def of(self, place: int) -> Judged:
+        """The same judgement with one setting, fixed beforehand, as the choice."""
+        rank, slope, pearson = (float(column[place]) for column in (self.ranks, self.slopes, self.pearsons))
+        return replace(self, rank=rank, slope=slope, pearson=pearson, kept=True)
 
     @property
     def hindsight(self) -> float:
@@ -164,7 +171,8 @@ def judge(contest: Contest, components: int, seed: int) -> Judged:
         scale = contest.scale(place, weights, tuning, queries[0])
         found.append((scores, scores[place] / np.asarray([1.0, scale, 1.0])))
     table, own = (np.mean(column, 0) for column in zip(*found, strict=True))
-    return Judged(table[:, 0], table[:, 1], table[:, 2], *map(float, own))
+    rank, slope, pearson = map(float, own)
+    return Judged(table[:, 0], table[:, 1], table[:, 2], rank, slope, pearson)
 
 
 def rank_scores(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:

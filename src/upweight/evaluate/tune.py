@@ -46,7 +46,8 @@ class Tuning:
             of both: Spearman over retrainings averaged over queries; slope and Pearson once each query's mean is gone.
         hindsight: the best judged Spearman of any setting.
         regret: (hindsight − score) / hindsight.
-        rule: the judged Spearman of the rule that needs no retraining, None where the grid does not hold it.
+        rule: the judged Spearman of the rule that needs no retraining, None where the grid does not hold it. Where it
+            is judged better than the choice, it is the choice: few retrainings may mislead.
         study: a study of the same model that uses the choice.
     """
 
@@ -88,7 +89,10 @@ class Tuning:
     def words(self) -> str:
         """The result in plain sentences."""
         halves = f"{self.refits // 2} retrainings and {self.queries // 2} queries"
-        rule = "" if self.rule is None else f", by the rule without retraining {self.rule:.2f}"
+        if self.judged.kept:
+            rule = "; the rule without retraining, which was judged better than what they chose"
+        else:
+            rule = "" if self.rule is None else f", by the rule without retraining {self.rule:.2f}"
         return (
             f"Fisher {self.best.fisher}, {self.best.filter.name}: chosen from {self.refits} retrainings on random halves, by the change in {self.measure} of {self.queries} queries. "
             f"Tuned on {halves} and judged on others, twice, such a choice has Spearman {self.score:.2f} (slope {self.slope:.2f}, Pearson {self.pearson:.2f}); "
@@ -125,13 +129,18 @@ def tune(
     everything = contest.everything
     fits, place = contest.fitted(*everything), contest.chosen(*everything)
     best = contest.setting(place, fits)
+    rule = _by_rule(fitted, contest)
+    if rule is not None and judged.ranks[rule] > judged.rank:
+        place, judged = rule, judged.of(rule)
+        best = contest.setting(place, fits)
     scale = contest.scale(place, fits, *everything)
     best = best if scale == 1.0 else replace(best, filter=Calibrated(best.filter, scale))
     chosen = f"chosen from {refits} retrainings (judged Spearman {judged.rank:.2f}, best in hindsight {judged.hindsight:.2f})"
     settings = replace(fitted.settings, fisher=best.fisher, damping=best.filter, chosen=chosen)
     found = replace(fitted, settings=settings, known=curvatures[best.fisher])
-    table, rule = _table(contest, judged, fits), _by_rule(fitted, contest, judged)
-    return Tuning(best, table, judged, refits, len(measured.query_ids), measured.name, rule, study_of(found))
+    by_rule = None if rule is None else float(judged.ranks[rule])
+    table = _table(contest, judged, fits)
+    return Tuning(best, table, judged, refits, len(measured.query_ids), measured.name, by_rule, study_of(found))
 
 
 def predictions(
@@ -232,8 +241,8 @@ def _table(contest: Contest, judged: Judged, fits: list[np.ndarray]) -> pd.DataF
     return table.sort_values("judged", ascending=False, kind="stable", ignore_index=True)
 
 
-def _by_rule(fitted: Fitted, contest: Contest, judged: Judged) -> float | None:
-    """The judged score of a tenth of each block's mean eigenvalue, where the grid holds it."""
+def _by_rule(fitted: Fitted, contest: Contest) -> int | None:
+    """The place of a tenth of each block's mean eigenvalue, where the grid holds it."""
     rule = Ridge(0.1, relative=True), read_fisher("auto", fitted.objective.outputs)
     found = [k for k, one in enumerate(contest.settings) if (one.filter, one.fisher) == rule]
-    return float(judged.ranks[found[0]]) if found else None
+    return found[0] if found else None

@@ -11,7 +11,7 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.curvature.fisher import MOST_LABELS
-from upweight.errors import ConfigError, ShapeError
+from upweight.errors import ConfigError, NonFiniteGradient, ShapeError
 from upweight.fitted import Fitted
 from upweight.influence.changes import Changes
 from upweight.influence.effects import Effects
@@ -154,7 +154,18 @@ def _own(fitted: Fitted, amounts: Tensor, of: Callable[[Changes, Float[Tensor, "
         of(changes, changes.jacobian.sandwich(inverse).double())
         for _, changes in terms(fitted, fitted.objective.examples, amounts)
     ]
-    return torch.cat(parts).cpu().numpy()
+    return _finite(fitted, torch.cat(parts))
+
+
+def _finite(fitted: Fitted, values: Float[Tensor, "n"]) -> np.ndarray:
+    """A number of each point as an array; no NaN leaves in silence."""
+    bad = ~torch.isfinite(values)
+    if bool(bad.any()):
+        name = fitted.objective.examples.ids[int(bad.nonzero()[0])]
+        raise NonFiniteGradient(
+            f"training point {name!r} has a value of {float(values[bad][0])} ({int(bad.sum())} of {len(values)} are not finite). Expected finite inputs and targets; look at this example, or leave it out."
+        )
+    return values.cpu().numpy()
 
 
 def _own_of_blocks(fitted: Fitted, slopes: Callable[[Tensor, Tensor], Tensor]) -> np.ndarray:
@@ -167,7 +178,7 @@ def _own_of_blocks(fitted: Fitted, slopes: Callable[[Tensor, Tensor], Tensor]) -
         outputs, targets, jacobian = fitted.engine.linearised(batch)
         layers = jacobian.pulled([slopes(outputs, targets)])
         parts.append(sum_of([layer_sandwich(layer, blocks[layer.layout.places]).double() for layer in layers])[:, 0, 0])
-    return torch.cat(parts).cpu().numpy()
+    return _finite(fitted, torch.cat(parts))
 
 
 def _ids(question: Question, places: np.ndarray) -> np.ndarray:
