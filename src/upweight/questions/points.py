@@ -11,7 +11,7 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.curvature.fisher import MOST_LABELS
-from upweight.errors import ConfigError, NonFiniteGradient, ShapeError
+from upweight.errors import ConfigError, NonFiniteGradient, ShapeError, plain
 from upweight.fitted import Fitted
 from upweight.influence.changes import Changes
 from upweight.influence.effects import Effects
@@ -161,7 +161,7 @@ def _finite(fitted: Fitted, values: Float[Tensor, "n"]) -> np.ndarray:
     """A number of each point as an array; no NaN leaves in silence."""
     bad = ~torch.isfinite(values)
     if bool(bad.any()):
-        name = fitted.objective.examples.ids[int(bad.nonzero()[0])]
+        name = plain(fitted.objective.examples.ids[int(bad.nonzero()[0])])
         raise NonFiniteGradient(
             f"training point {name!r} has a value of {float(values[bad][0])} ({int(bad.sum())} of {len(values)} are not finite). Expected finite inputs and targets; look at this example, or leave it out."
         )
