@@ -13,7 +13,7 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.curvature.fisher import MOST_LABELS
-from upweight.errors import ApproximationWarning, ConfigError, NonFiniteGradient
+from upweight.errors import ApproximationWarning, ConfigError, NonFiniteGradient, plain
 from upweight.fitted import Fitted
 from upweight.fitted.settings import ITERATIVE
 from upweight.influence.effects import Effects
@@ -159,7 +159,7 @@ class Question:
         if bool(bad.any()):
             row, column = bad.nonzero()[0].tolist()
             raise NonFiniteGradient(
-                f"the effect of {list(columns)[column]!r} on {rows[row]!r} is {float(answer.values[row, column])} ({int(bad.sum())} of {bad.numel()} are not finite). "
+                f"the effect of {plain(list(columns)[column])!r} on {plain(rows[row])!r} is {float(answer.values[row, column])} ({int(bad.sum())} of {bad.numel()} are not finite). "
                 "Expected finite inputs, targets and measures; look at this query, at what is changed, and at the measure."
             )
         condition = answer.verdict.condition or 0.0
