@@ -11,7 +11,10 @@ from upweight.curvature.gauss_newton import curvature_products, root_rows
 from upweight.curvature.most_curved import most_curved
 from upweight.fitted.settings import ITERATIVE
 
-pytestmark = pytest.mark.filterwarnings("ignore::upweight.errors.NotStationaryWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::upweight.errors.NotStationaryWarning"),
+    pytest.mark.filterwarnings("ignore:the solver stopped:upweight.errors.ApproximationWarning"),
+]
 SETTINGS = {"loss": "cross_entropy", "curvature": "ggn", "protocol": "fixed_total", "penalty": 1e-2, "damping": 2e-2}
 
 
@@ -173,3 +176,57 @@ def test_the_preconditioner_is_the_inverse_of_the_longest_rows_and_the_level(nam
     whole = sum(float(block.dense().square().sum()) for block in root_rows(study.fitted.engine).tiles())
     assert found.share == pytest.approx(float(kept.square().sum()) / whole)
     assert len(kept) >= most or found.share == pytest.approx(1.0)
+
+
+def test_measures_over_a_set_and_parameters_take_the_solver_that_was_asked_for():
+    iterated, data = study_with("block_cg")
+    exact, _ = study_with("cholesky")
+    for ask in (
+        lambda study: study.drop(
+            data.query, measure=lambda outputs, targets: outputs.square().mean(), aggregate="set", order="first"
+        ),
+        lambda study: study.drop(measure="parameters", which=[0, 3], order="first"),
+    ):
+        a, b = ask(iterated), ask(exact)
+        np.testing.assert_allclose(a.values, b.values, rtol=1e-5, atol=1e-9)
+        assert "block conjugate gradients" in a.verdict
+
+
+def test_a_stand_in_is_called_one():
+    study, data = study_with("block_cg")
+    found = study.drop(data.query, order="newton")
+    assert "ekfac" in found.verdict and "in place of the ggn that is only iterated" in found.verdict
+    assert any("EK-FAC's" in note for note in study.trust().notes)
+
+
+@pytest.mark.parametrize("order", ["first", "newton"])
+def test_another_penalty_under_blocks_equals_the_dense_twin(order):
+    study, data = study_with("auto", curvature="ekfac")
+    found = study.change_penalty(uw.L2(0.05), data.query, order=order, measure="prediction").values[:, 0]
+    theta, change = study.objective.theta.double(), 0.04
+    F = torch.linalg.inv(study.fitted.blocked.inverse.dense().double())
+    if order == "newton":
+        F = F + change * torch.eye(len(F), dtype=torch.float64)
+    move = -torch.linalg.solve(F, change * theta)
+    rows = torch.cat([study.fitted.engine.jacobian(tuple(map(torch.as_tensor, data.query))).dense()]).flatten(0, 1)
+    np.testing.assert_allclose(found, (rows @ move).numpy(), rtol=1e-6, atol=1e-10)
+
+
+def test_what_did_not_converge_warns_and_stays_marked():
+    study, data = study_with(uw.Solver("lissa", steps=3, tolerance=1e-6))
+    with pytest.warns(uw.errors.ApproximationWarning, match="stopped at a relative residual"):
+        found = study.upweight(data.query)
+    assert "unconverged" in found.verdict
+
+
+def test_blocks_take_no_solver_at_all_and_cholesky_means_the_exact_matrix():
+    with pytest.raises(uw.errors.ConfigError, match="inverted block by block"):
+        study_with("cholesky", curvature="ekfac")
+    study, data = study_with("cholesky", curvature="auto", memory=20_000)
+    with pytest.raises(uw.errors.BudgetError, match="exact Hessian"):
+        study.upweight(data.query)
+
+
+def test_no_damping_and_zero_damping_are_one_thing():
+    (a, data), (b, _) = (study_with("auto", curvature="ekfac", damping=value) for value in (None, 0.0))
+    np.testing.assert_array_equal(a.upweight(data.query).values, b.upweight(data.query).values)

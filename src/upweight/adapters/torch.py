@@ -141,7 +141,12 @@ def _bind(
     with as_found(model), torch.no_grad():
         buffers = {f"model.{name}": value.clone() for name, value in model.named_buffers()}
         with refused_in_words(batch):
-            outputs, targets = called(_Caller(model, forward), buffers, batch)
+            answered = called(_Caller(model, forward), buffers, batch)
+    if not (isinstance(answered, tuple | list) and len(answered) == 2):
+        raise ShapeError(
+            f"the forward returned {type(answered).__name__}. Expected a pair (outputs, targets); return both, as in forward=lambda model, batch: (model(batch['x']), batch['y'])."
+        )
+    outputs, targets = answered
     if not isinstance(outputs, Tensor) or outputs.ndim < 1 or len(outputs) != min(2, len(examples)):
         found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise ShapeError(

@@ -20,13 +20,15 @@ LARGEST_BLOCK = 8192
 """Coordinates up to which a dense block is formed: half a gigabyte in float64."""
 
 
-def diagonal(source: Objective | Engine, fisher: str = "auto", seed: int = 0, share: float = 1.0) -> BlockDiagonal:
+def diagonal(
+    source: Objective | Engine, fisher: str = "auto", seed: int = 0, factor_share: float = 1.0
+) -> BlockDiagonal:
     """diag(F), with the penalty.
 
     Error and cost:
         Drops every coupling. One walk; n·k·i·o a layer used once an example, as one matrix product.
     """
-    walk = Walk.of(source, fisher, seed, share)
+    walk = Walk.of(source, fisher, seed, factor_share)
     found: dict[Key, tuple[Layout, Tensor]] = {}
     for (rows,) in walk.batches():
         for layer in rows.layers:
@@ -45,14 +47,14 @@ def identity(source: Objective | Engine) -> BlockDiagonal:
 
 
 def block_diagonal(
-    source: Objective | Engine, fisher: str = "auto", seed: int = 0, share: float = 1.0
+    source: Objective | Engine, fisher: str = "auto", seed: int = 0, factor_share: float = 1.0
 ) -> BlockDiagonal:
     """The Fisher's own blocks, one a layer, dense, with the penalty.
 
     Raises:
         BudgetError: a layer of more than 8,192 parameters.
     """
-    walk = Walk.of(source, fisher, seed, share)
+    walk = Walk.of(source, fisher, seed, factor_share)
     found = _gram(rows for (rows,) in walk.batches())
     parts: tuple[tuple[Layout, LinearOperator], ...] = tuple(
         (at, Dense(matrix, is_symmetric=True)) for at, matrix in found.values()

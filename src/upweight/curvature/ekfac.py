@@ -26,7 +26,7 @@ from upweight.solve.inverse import eigen
 from upweight.tiles.layer_jacobians import FactoredJacobian
 
 
-def ekfac(source: Objective | Engine, fisher: str = "auto", seed: int = 0, share: float = 1.0) -> BlockDiagonal:
+def ekfac(source: Objective | Engine, fisher: str = "auto", seed: int = 0, factor_share: float = 1.0) -> BlockDiagonal:
     """The EK-FAC approximation of the Fisher, one block a layer, with the penalty.
 
         F_layer ≈ (Q_B ⊗ Q_A) diag(Λ) (Q_B ⊗ Q_A)ᵀ,   Λ_oi = E[(Q_Bᵀ G Q_A)_oi²],  G = Σ_s g aᵀ
@@ -38,7 +38,7 @@ def ekfac(source: Objective | Engine, fisher: str = "auto", seed: int = 0, share
         each layer is used once an example, one walk: n(i² + o²) for the basis, n·(i² + o² + i·o) for Λ as
         matrix products; elsewhere a second walk, and s·i·o an example.
     """
-    walk = Walk.of(source, fisher, seed, share)
+    walk = Walk.of(source, fisher, seed, factor_share)
     draws = 1 if walk.fisher in ("exact", "empirical") else 2
     kept: list[LabelRows] | None = []
 

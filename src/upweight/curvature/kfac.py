@@ -13,7 +13,7 @@ SHARINGS = ("expand", "reduce")
 
 
 def kfac(
-    source: Objective | Engine, fisher: str = "auto", sharing: str = "expand", seed: int = 0, share: float = 1.0
+    source: Objective | Engine, fisher: str = "auto", sharing: str = "expand", seed: int = 0, factor_share: float = 1.0
 ) -> BlockDiagonal:
     """The K-FAC approximation of the Fisher, one block a layer, with the penalty.
 
@@ -29,7 +29,7 @@ def kfac(
     """
     if sharing not in SHARINGS:
         raise ConfigError(f"sharing={sharing!r} is unknown. Expected one of {', '.join(SHARINGS)}.")
-    walk = Walk.of(source, fisher, seed, share)
+    walk = Walk.of(source, fisher, seed, factor_share)
     sums = collect((rows for (rows,) in walk.batches()), reduce=sharing == "reduce")
     require_finite(sums, walk.objective)
     return with_penalty(blocks_of(sums, walk.objective), walk.objective)

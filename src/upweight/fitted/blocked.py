@@ -42,7 +42,7 @@ class Blocked:
     @property
     def by_rule(self) -> bool:
         """True where nobody gave a damping, so that it follows the rule."""
-        return self.settings.damping in ("auto", None)
+        return self.settings.damping == "auto"
 
     @property
     def chosen_damping(self) -> float | Relative | Filter:
@@ -83,7 +83,8 @@ class Blocked:
     def _words(self) -> str:
         fisher = read_fisher(self.settings.fisher, self.engine.objective.outputs)
         part = "" if self.settings.factor_share == 1 else f" from {self.settings.factor_share:.0%} of the training set"
-        said = [f"{self.kind} in {len(self.curvature.parts)} blocks", f"{fisher} Fisher{part}"]
+        count = len(self.curvature.parts)
+        said = [f"{self.kind} in {count} block{'s' * (count != 1)}", f"{fisher} Fisher{part}"]
         if self.settings.precision == "bfloat16":
             said.append("passes in bfloat16")
         if isinstance(self.chosen_damping, Filter):

@@ -56,7 +56,7 @@ class Exact:
             )
         if isinstance(chosen, Relative):
             return chosen.share * mean_eigenvalue(self.curvature)
-        return 0.0 if chosen in ("auto", None) else float(chosen)  # pyright: ignore
+        return 0.0 if chosen == "auto" else float(chosen)  # pyright: ignore
 
     @cached_property
     def gauge(self) -> Float[Tensor, "g p"] | None:

@@ -38,6 +38,9 @@ from upweight.solve import Inverse, Verdict
 DEAR = 10**7
 """Numbers a network's layers hold over the training set from which its gradient is estimated from some examples."""
 
+SMALL = 4096
+"""Parameters of a network up to which its Hessian is formed without being asked for."""
+
 SAMPLED, SAMPLED_SHARE = (128, 512), 1 / 16
 """Examples it is estimated from: a sixteenth of all, within these bounds."""
 
@@ -70,13 +73,19 @@ class Fitted:
 
     @cached_property
     def kind(self) -> str:
-        """The curvature that is used: 'auto' is the exact Hessian where it fits or has products, else EK-FAC."""
+        """The curvature that is used: 'auto' is the exact Hessian of linear models and small networks, else EK-FAC."""
         if self.settings.curvature != "auto":
             return self.settings.curvature
         if self.settings.solver_name in ITERATIVE and not self.linear:
             return "ggn"
-        exact = Exact(self.engine, self.settings, "hessian")
-        return "hessian" if exact.fits or self.linear else "ekfac"
+        if self.settings.solver_name == "cholesky":
+            return "hessian"
+        return "hessian" if self.linear or self.small else "ekfac"
+
+    @property
+    def small(self) -> bool:
+        """True where a network's Hessian fits the memory and is a matter of seconds: p double backward passes."""
+        return Exact(self.engine, self.settings, "hessian").fits and self.objective.space.size <= SMALL
 
     @property
     def structured(self) -> bool:
@@ -130,6 +139,14 @@ class Fitted:
         """
         blocks = self.structured or self.iterates
         return self.blocked.inverse.operator if blocks else self.exact.inverse_with(share)
+
+    @property
+    def own_verdict(self) -> Verdict:
+        """How ``own_inverse`` was obtained; it says so where EK-FAC stands in for the curvature of the study."""
+        if self.iterates:
+            found = self.blocked.inverse.verdict
+            return replace(found, method=f"{found.method}, in place of the {self.kind} that is only iterated")
+        return self.verdict
 
     @property
     def verdict(self) -> Verdict:

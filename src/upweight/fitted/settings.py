@@ -18,7 +18,7 @@ PROTOCOLS = ("as_refit", "fixed_mean", "fixed_total")
 EXACT = ("hessian", "ggn")
 STRUCTURED: dict[str, Callable[[Engine, str, int, float], BlockDiagonal]] = {
     "ekfac": ekfac,
-    "kfac": lambda engine, fisher, seed, share: kfac(engine, fisher, seed=seed, share=share),
+    "kfac": lambda engine, fisher, seed, share: kfac(engine, fisher, seed=seed, factor_share=share),
     "diagonal": diagonal,
     "block_diagonal": block_diagonal,
     "identity": lambda engine, fisher, seed, share: identity(engine),
@@ -123,19 +123,25 @@ class Settings:
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is unknown. Expected one of {', '.join(allowed)}.")
         self.chosen_solver  # noqa: B018 - reads the name
+        if self.damping is None:
+            object.__setattr__(self, "damping", 0.0)  # none asked for is none added
         self._check_damping()
+        if not 0 < self.factor_share <= 1:
+            raise ConfigError(
+                f"factor_share={self.factor_share!r}. Expected a number above 0 and at most 1, the share of the training set that factors are estimated from."
+            )
         if self.precision == "bfloat16" and self.curvature not in STRUCTURED:
             raise ConfigError(
                 f"precision='bfloat16' found curvature={self.curvature!r}. Expected a structured one, such as 'ekfac': exact curvature is not worth its digits otherwise; leave precision out."
             )
-        if self.curvature in STRUCTURED and self.solver_name in ITERATIVE:
+        if self.curvature in STRUCTURED and self.solver_name != "auto":
             raise ConfigError(
                 f"solver={self.solver_name!r} found curvature={self.curvature!r}, which is inverted block by block. Expected solver='auto' with it, or curvature='ggn' or 'hessian' with this solver."
             )
 
     def _check_damping(self) -> None:
         number = isinstance(self.damping, int | float) and self.damping >= 0
-        if not (isinstance(self.damping, Relative | Filter) or self.damping in ("auto", None) or number):
+        if not (isinstance(self.damping, Relative | Filter) or self.damping == "auto" or number):
             raise ConfigError(
                 f"damping={self.damping!r}. Expected 'auto', a number of zero or more in the units of the curvature, uw.Relative(share), or a filter such as uw.Ridge(0.1)."
             )

@@ -153,6 +153,10 @@ def map_tensors(tree: Batch, function: Any) -> Batch:
 
 def as_tensor(values: Any, dtype: torch.dtype) -> Tensor:
     """A tensor from an array, a frame or a tensor; floating point is read in the model's type."""
+    if isinstance(values, Tensor) and values.ndim == 0:
+        raise ShapeError(
+            f"found the single value {values.item()!r}. Expected one for each example, examples along the first axis: x[None], y[None] for one of them."
+        )
     if isinstance(values, Tensor):
         return values.to(dtype) if values.is_floating_point() else values
     array = np.asarray(values)

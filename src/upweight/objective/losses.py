@@ -58,9 +58,13 @@ class CrossEntropy(Loss):
         self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
     ) -> tuple[Tensor, Tensor]:
         if outputs.ndim != 2 or outputs.shape[1] < 2:
+            hint = (
+                "binary_cross_entropy' for one logit an example"
+                if outputs.ndim < 3
+                else "token_cross_entropy' for one label a position"
+            )
             raise ShapeError(
-                f"cross_entropy found outputs of shape {_shape(outputs)}. Expected (b, classes) with at least 2 classes; "
-                "for one logit an example use loss='binary_cross_entropy'."
+                f"cross_entropy found outputs of shape {_shape(outputs)}. Expected (b, classes) with at least 2 classes; use loss='{hint}."
             )
         if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
             raise LabelError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -37,6 +38,8 @@ def first_order(
     fitted: Fitted, tiles: Iterable[Tile], count: int, rows: Float[Tensor, "r p"] | None, pull: Tensor
 ) -> Answer:
     """−T H⁻¹ Cᵀ; rows=None means the parameters themselves, T = I."""
+    if rows is None and (fitted.structured or fitted.iterates):
+        return _moves_of(fitted, tiles, count, pull)
     if rows is None:
         solved, verdict = fitted.exact.inverse.dense(), fitted.exact.inverse.verdict
     else:
@@ -46,6 +49,15 @@ def first_order(
     for tile in tiles:
         values[tile.columns] = _products(tile.changes, tile.changes.push, solved, pull).neg_().cpu()
     return Answer(values.T, "first", verdict)
+
+
+def _moves_of(fitted: Fitted, tiles: Iterable[Tile], count: int, pull: Tensor) -> Answer:
+    """−C H⁻¹, the parameters themselves, where H⁻¹ is never written out: solved for on the side of the changes."""
+    found, verdict = torch.empty(count, fitted.objective.space.size, dtype=torch.float64), fitted.verdict
+    for tile in tiles:
+        solution = fitted.row_inverse(count).solve(_written(tile.changes, tile.changes.push, pull))
+        found[tile.columns], verdict = -solution.rows.double().cpu(), solution.verdict
+    return Answer(found.T, "first", verdict)
 
 
 def by_layers(fitted: Fitted, tiles: Iterable[Tile], count: int, measured: Measurement, pull: Tensor) -> Answer:
@@ -86,17 +98,28 @@ def at_newton_steps(
         results = torch.empty(count, len(found), dtype=torch.float64) if results is None else results
         results[tile.columns] = found.T.cpu()
     assert results is not None
-    verdict = replace(fitted.verdict, method=f"{fitted.verdict.method}{words}")
-    return Answer(results.T, "newton", verdict, refused)
+    own = fitted.own_verdict
+    return Answer(results.T, "newton", replace(own, method=f"{own.method}{words}"), refused)
 
 
 def at_first_moves(fitted: Fitted, tiles: Iterable[Tile], count: int, measured: Measurement, pull: Tensor) -> Answer:
     """First-order moves −H⁻¹Cᵀ with the measurement taken at shifted outputs."""
-    side, results = None, torch.empty(1, count, dtype=torch.float64)
+    side, results, verdict = None, torch.empty(1, count, dtype=torch.float64), fitted.verdict
+    if fitted.iterates:
+        solution = fitted.row_inverse(measured.outputs.numel()).solve(measured.output_rows())
+        side, verdict = partial(_shifted, measured, solution.rows, pull), solution.verdict
     for tile in tiles:
         side = side or _side(fitted, measured, 0.0, count, pull, tile.changes)
         results[:, tile.columns] = side(tile.changes, tile.changes.push).cpu()
-    return Answer(results, "first", fitted.verdict)
+    return Answer(results, "first", verdict)
+
+
+def _shifted(
+    measured: Measurement, solved: Float[Tensor, "r p"], pull: Tensor, changes: Changes, push: Tensor
+) -> Tensor:
+    """The measurement at outputs shifted by −J_q H⁻¹Jᵀu, from the solved output rows."""
+    shape = tuple(measured.outputs.shape)
+    return measured.at_shifts(-_products(changes, push, solved, pull).T.view(*shape, -1))
 
 
 def _side(
@@ -109,9 +132,7 @@ def _side(
     if measured is None:
         return lambda changes, push: -_products(changes, push, inverse.dense(), pull).T
     if measured.outputs.numel() <= count:
-        solved = measured.output_rows() @ inverse  # (m·o, p)
-        shape = tuple(measured.outputs.shape)
-        return lambda changes, push: measured.at_shifts(-_products(changes, push, solved, pull).T.view(*shape, -1))
+        return partial(_shifted, measured, measured.output_rows() @ inverse, pull)
     return lambda changes, push: measured.at_moves(-(_written(changes, push, pull) @ inverse.T))
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from upweight._typing import Float, Tensor
-from upweight.curvature.fisher import MOST_LABELS
 from upweight.errors import ApproximationWarning, ConfigError, NonFiniteGradient, plain
 from upweight.fitted import Fitted
 from upweight.fitted.settings import ITERATIVE
@@ -76,10 +75,7 @@ class Question:
             return self.order
         fitted = self.fitted
         if fitted.structured:
-            few = (
-                fitted.objective.outputs <= MOST_LABELS and self.measure != "parameters" and self.estimand == "response"
-            )
-            return "newton" if few else "first"
+            return "first"  # blocks overstate leverage: on trained networks the correction went wrong more than it put right
         return "newton" if fitted.exact.fits and fitted.settings.solver_name not in ITERATIVE else "first"
 
     @cached_property
@@ -161,6 +157,12 @@ class Question:
             raise NonFiniteGradient(
                 f"the effect of {plain(list(columns)[column])!r} on {plain(rows[row])!r} is {float(answer.values[row, column])} ({int(bad.sum())} of {bad.numel()} are not finite). "
                 "Expected finite inputs, targets and measures; look at this query, at what is changed, and at the measure."
+            )
+        if not answer.verdict.converged:
+            warnings.warn(
+                f"the solver stopped at a relative residual of {answer.verdict.residual:.2g} ({answer.verdict.method}). Expected a converged answer: take more steps, a higher rank or more damping, or solver='block_cg'.",
+                ApproximationWarning,
+                stacklevel=5,
             )
         condition = answer.verdict.condition or 0.0
         if condition > ILL_CONDITIONED:

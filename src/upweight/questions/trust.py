@@ -12,7 +12,7 @@ from upweight.errors import IndefiniteCurvature, plain
 from upweight.fitted import Fitted
 from upweight.gradients import Stationarity
 from upweight.questions.points import leverage
-from upweight.solve import CholeskyInverse, Verdict
+from upweight.solve import CholeskyInverse, Inverse, Verdict
 from upweight.solve.direct import ILL_CONDITIONED, lowest_eigenvalue
 
 HIGH_LEVERAGE = 0.5
@@ -76,9 +76,15 @@ class Trust:
             )
         if isinstance(self.solver, Verdict) and (self.solver.condition or 0.0) > ILL_CONDITIONED:
             found.append(f"ill-conditioned curvature, condition number {self.solver.condition:.1e}")
+        if isinstance(self.solver, Verdict) and not self.solver.converged:
+            found.append(f"the solver did not converge: residual {self.solver.residual:.2g}")
         if self.highest_leverage > HIGH_LEVERAGE:
             found.append(
                 f"training point {self.highest_point} has leverage {self.highest_leverage:.2f}: confirm its drop by a refit"
+            )
+        if self.mean_leverage > HIGH_LEVERAGE:
+            found.append(
+                f"the mean leverage is {self.mean_leverage:.2f}: the curvature at hand overstates what single points own, so take first order, not order='newton'"
             )
         if self.damping_share > MUCH_DAMPING:
             found.append(f"damping is {self.damping_share:.0%} of the mean curvature")
@@ -86,8 +92,8 @@ class Trust:
 
     def __str__(self) -> str:
         lines = [
-            f"stationarity   {self.stationarity}; the pending Newton step moves the outputs by {self.pending_shift:.2g} of their size",
-            f"curvature      lowest eigenvalue {self.lowest_curvature:.3g}, mean {self.mean_curvature:.3g}, damping share {self.damping_share:.2g}",
+            f"stationarity   {self.stationarity}{self._unless_nan('; the pending Newton step moves the outputs by {:.2g} of their size', self.pending_shift)}",
+            f"curvature      {self._unless_nan('lowest eigenvalue {:.3g}, ', self.lowest_curvature)}mean {self.mean_curvature:.3g}, damping share {self.damping_share:.2g}",
             f"solver         {self.solver}",
             f"leverage       mean {self.mean_leverage:.3g}, highest {self.highest_leverage:.3g} (training point {self.highest_point})",
             *(f"note           {note}" for note in self.notes),
@@ -97,11 +103,16 @@ class Trust:
 
     __repr__ = __str__
 
+    @staticmethod
+    def _unless_nan(words: str, value: float) -> str:
+        return "" if np.isnan(value) else words.format(value)
+
 
 def trust(fitted: Fitted) -> Trust:
     """Measure everything a reader needs before believing a number; what fails is itself a finding."""
     try:
         inverse = fitted.row_inverse(1) if fitted.structured or fitted.iterates else fitted.exact.inverse
+        verdict = _measured(fitted, inverse) if fitted.iterates else inverse.verdict
     except IndefiniteCurvature as error:
         return _without_inverse(fitted, str(error))
     owned = leverage(fitted)
@@ -112,14 +123,24 @@ def trust(fitted: Fitted) -> Trust:
         pending_shift=_pending_shift(fitted) if exact else float("nan"),
         lowest_curvature=inverse.lowest_eigenvalue() if exact else float("nan"),
         mean_curvature=fitted.mean_curvature,
-        damping_share=inverse.verdict.damping_share,
-        solver=inverse.verdict,
+        damping_share=verdict.damping_share,
+        solver=verdict,
         mean_leverage=float(owned.mean()),
         highest_leverage=float(owned[top]),
         highest_point=plain(fitted.objective.examples.ids[top]),
         convex=fitted.linear,
-        notes=fitted.adapted.notes,
+        notes=(*fitted.adapted.notes, *([ITERATED] if fitted.iterates else [])),
     )
+
+
+ITERATED = "Leverage is EK-FAC's, which stands in for a curvature that is only iterated"
+
+
+def _measured(fitted: Fitted, inverse: Inverse) -> Verdict:
+    """The verdict of a solve of one row of signs: what the solver reaches on this matrix."""
+    signs = torch.ones(1, inverse.size, dtype=torch.float64, device=fitted.weights.device)
+    signs[:, 1::2] = -1.0
+    return inverse.solve(signs).verdict
 
 
 def _without_inverse(fitted: Fitted, why: str) -> Trust:

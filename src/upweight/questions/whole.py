@@ -17,7 +17,7 @@ from upweight.fitted import Fitted
 from upweight.influence.changes import Changes, corrected
 from upweight.influence.effects import Effects
 from upweight.influence.newton import retained_step
-from upweight.linop import Dense
+from upweight.linop import Dense, Diagonal
 from upweight.objective import L2, Examples, Penalty, read_penalty
 from upweight.objective.data import Chosen
 from upweight.questions.answer import Answer
@@ -83,8 +83,13 @@ def reweight(question: Question, weights: Any) -> Effects:
 def change_penalty(question: Question, penalties: Penalty | Sequence[Penalty]) -> Effects:
     """Refit with another penalty, or with each of several."""
     wanted = list(penalties) if isinstance(penalties, Sequence | np.ndarray) else [penalties]
-    moves = torch.stack([_penalty_move(question, one) for one in wanted])
-    answer = question.of_moves(moves, _group_order(question))
+    order, fitted = _group_order(question), question.fitted
+    if fitted.structured or fitted.iterates:
+        remaining = Remaining(fitted)
+        moves = torch.stack([_penalty_move_of_blocks(remaining, one, order) for one in wanted])
+        answer = remaining.said(question.of_moves(moves, order))
+    else:
+        answer = question.of_moves(torch.stack([_penalty_move(question, one) for one in wanted]), order)
     return question.effects(answer, np.asarray([str(one) for one in wanted]), "change_penalty")
 
 
@@ -98,6 +103,16 @@ def _penalty_move(question: Question, wanted: Penalty) -> Tensor:
         return -(gradient @ fitted.exact.inverse.T)
     move = _retained(fitted, torch.diag(after - before), gradient, f"changing the penalty to {wanted}", after)
     return _second_step(fitted, move, fitted.weights, after) if order == "two_newton" else move
+
+
+def _penalty_move_of_blocks(remaining: Remaining, wanted: Penalty, order: str) -> Tensor:
+    """The same without a dense p × p matrix: ΔH is diagonal."""
+    fitted = remaining.fitted
+    change = _in_place_of(fitted, wanted) - fitted.objective.penalty.diagonal.to(fitted.weights)
+    gradient = change * fitted.objective.theta.double()
+    if order == "first":
+        return remaining.first(gradient)
+    return remaining.move(gradient, Diagonal(change), f"changing the penalty to {wanted}")
 
 
 def _in_place_of(fitted: Fitted, wanted: Penalty) -> Float[Tensor, "p"]:

@@ -206,9 +206,8 @@ def _indefinite(matrix: Tensor) -> IndefiniteCurvature:
     else:
         found = f"the curvature matrix is not positive definite: its lowest eigenvalue is {lowest:.3g} (mean eigenvalue {scale:.3g})"
     return IndefiniteCurvature(
-        f"{found}. Expected every eigenvalue clearly above zero. If the model was trained with weight decay, pass the same "
-        f"penalty=uw.L2(weight_decay); else train further, build the study with damping={needed:.2g} or more, or, for a network "
-        "with negative curvature, with curvature='ggn' as well."
+        f"{found}. Expected every eigenvalue clearly above zero. For a network use curvature='ekfac', or curvature='ggn' with some damping, neither of "
+        f"which is ever negative. Else pass the penalty of the training run, train further, or add damping={needed or scale or 1.0:.2g} or more."
     )
 
 

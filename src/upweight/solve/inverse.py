@@ -136,6 +136,7 @@ def _blockwise(operator: BlockDiagonal) -> Inverse:
         residual=max((block.verdict.residual or 0.0 for _, block in found), default=0.0),
         damping=max(dampings, default=0.0),
         damping_share=sum(shares) / max(1, len(shares)),
+        by_block=len(set(dampings)) > 1,
     )
     parts = tuple((layout, block.operator if isinstance(block, Inverted) else block) for layout, block in found)
     return Inverted(BlockDiagonal(operator.width, parts), verdict)

@@ -69,8 +69,7 @@ class LowRankInverse(Inverse):
         """V A⁻¹ with the largest relative residual of these rows; above 1, the verdict calls it unconverged."""
         found = self.after(rows)
         residual = relative_residual(rows, found, self.operator)
-        far = ", unconverged: raise the rank or the damping" if residual > WORTHLESS else ""
-        return Solution(found, replace(self.verdict, method=f"{self.verdict.method}{far}", residual=residual))
+        return Solution(found, replace(self.verdict, residual=residual, converged=residual <= WORTHLESS))
 
 
 def with_trace(

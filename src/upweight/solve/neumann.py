@@ -206,13 +206,17 @@ class Neumann(Inverse):
     def _verdict(self, residual: float, scale: float) -> Verdict:
         kind = "" if self.precondition is None else "preconditioned "
         repeats = f", {self.repeats} repeats" if self.repeats > 1 else ""
-        late = f", unconverged: the tolerance is {self.tolerance:.0e}" if residual > self.tolerance else ""
-        method = f"{kind}{self.verdict.method}, scale {scale:.3g}{repeats}{late}"
-        return replace(self.verdict, method=method, residual=residual, iterations=self.steps * self.repeats)
+        return replace(
+            self.verdict,
+            method=f"{kind}{self.verdict.method}, scale {scale:.3g}{repeats}",
+            residual=residual,
+            iterations=self.steps * self.repeats,
+            converged=residual <= self.tolerance,
+        )
 
     def _diverged(self, found: str, scale: float) -> NotConverged:
         return NotConverged(
             f"the Neumann series found {found} after {self.steps} steps at most, scale {scale:.3g}. Expected a residual "
-            "below 1; raise the scale, draw larger minibatches, raise steps or repeats, or add damping if the curvature "
-            "may be indefinite."
+            "below 1; raise the scale, draw larger minibatches, raise steps or repeats, or, for a matrix that may have "
+            "negative eigenvalues such as a network's Hessian, take one that has none: curvature='ggn'."
         )

@@ -20,6 +20,8 @@ class Verdict:
         damping: λ added to the matrix, in its own units.
         damping_share: λ in units of the mean eigenvalue.
         gauge: directions that cannot change any output and were projected out.
+        by_block: every block has its own λ, of which ``damping`` is the largest.
+        converged: False where the residual is above what the solver calls an answer.
     """
 
     method: str
@@ -29,17 +31,20 @@ class Verdict:
     damping: float = 0.0
     damping_share: float = 0.0
     gauge: int = 0
+    converged: bool = True
+    by_block: bool = False
 
     def __str__(self) -> str:
         parts = [f"solved by {self.method}"]
         if self.residual is not None:
-            parts.append(f"residual {self.residual:.1e}")
+            parts.append(f"residual {self.residual:.1e}{'' if self.converged else ', unconverged'}")
         if self.iterations:
             parts.append(f"{self.iterations} iterations")
         if self.condition is not None:
             parts.append(f"condition number {self.condition:.1e}")
         if self.damping:
-            parts.append(f"damping {self.damping:.3g} ({self.damping_share:.2g} of the mean eigenvalue)")
+            upto, whose = ("up to ", "each block's") if self.by_block else ("", "the")
+            parts.append(f"damping {upto}{self.damping:.3g} ({self.damping_share:.2g} of {whose} mean eigenvalue)")
         if self.gauge:
             parts.append(f"{self.gauge} gauge direction{'s' * (self.gauge > 1)} projected out")
         return "; ".join(parts)

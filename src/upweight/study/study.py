@@ -41,7 +41,7 @@ class Study(Asked):
         model: any ``nn.Module``; it is scored in eval mode and handed back as found.
         data: the training set in a fixed order: (X, y), a map-style dataset, an unshuffled loader, a dict of arrays.
         loss: 'cross_entropy', 'binary_cross_entropy' (on logits), 'squared_error' (½(f−y)², summed over outputs),
-            'poisson', ``uw.smooth_hinge(temperature)``, an ``nn`` loss module, or a callable (outputs, targets) → (b,).
+            'poisson', 'token_cross_entropy', ``uw.smooth_hinge(temperature)``, an ``nn`` loss module, or a callable (outputs, targets) → (b,).
         forward: (model, batch) → (outputs, targets), where batches are not (inputs, targets); ``uw.Randomised`` for one
             with chance in it, such as kept dropout or diffusion noise.
         parameters, weights: names or patterns of the tracked parameters; wᵢ of the objective Σwᵢℓᵢ + r (1/n each).
@@ -49,7 +49,7 @@ class Study(Asked):
         protocol: what a refit does to the penalty: 'fixed_mean' (λ a point), 'fixed_total', or 'as_refit' (the adapter's).
         ids: a name for every training point; its pandas index or position by default.
         curvature: 'hessian' or 'ggn' (exact); 'ekfac', 'kfac', 'block_diagonal', 'diagonal' or 'identity'; 'auto' is
-            the Hessian where it fits, else EK-FAC.
+            the Hessian of linear models and of networks up to 4,096 parameters, else EK-FAC.
         solver: 'auto', 'cholesky', 'block_cg'; for networks also 'lissa', 'astra', 'lanczos', 'nystrom', 'woodbury';
             ``uw.Solver('lissa', steps=2000)`` for one with options.
         damping: λ, or ``uw.Relative(0.1)`` of each block's mean eigenvalue; 'auto': none if exact, else Relative(0.1);
@@ -102,7 +102,17 @@ class Study(Asked):
         precision: str | None = None,
     ) -> None:
         settings = Settings(
-            protocol, curvature, solver, damping, memory, fisher, seed, products, factor_share, strict, precision
+            protocol=protocol,
+            curvature=curvature,
+            solver=solver,
+            damping=damping,
+            memory=memory,
+            fisher=fisher,
+            seed=seed,
+            products=products,
+            factor_share=factor_share,
+            strict=strict,
+            precision=precision,
         )
         form = Form(loss, forward, parameters, weights, penalty, batch_size, device, precision)
         self.fitted = prepare(adapt_module(model, data, form, ids), settings)
@@ -138,7 +148,8 @@ class Study(Asked):
     def __repr__(self) -> str:
         o = self.objective
         kind = type(self.fitted.engine).__name__.removesuffix("Engine").lower()
-        return f"Study of {o.count:,} training points and {o.space.size:,} parameters, loss {o.loss.name}, protocol {self.protocol}, {kind} gradients; {self.fitted.stationarity}."
+        mode = "; left in train mode, scored in eval mode" if self.fitted.adapted.was_training else ""
+        return f"Study of {o.count:,} training points and {o.space.size:,} parameters, loss {o.loss.name}, protocol {self.protocol}, {kind} gradients; {self.fitted.stationarity}{mode}."
 
     def trust(self) -> Trust:
         """How far answers can be believed: stationarity, curvature, solver residual, leverage, in words and numbers."""
@@ -159,7 +170,8 @@ class Study(Asked):
 
         Args:
             refits: how many points are left out, half at random and half the most influential.
-            train: (weights, seed) → state dict, to refit your own way; Newton from θ̂ otherwise.
+            train: (weights, seed) → state dict, to refit your own way; weights is a NumPy array (n,) of wᵢ, 0 for the point
+                left out, summing to what the study's do (1 by default). Newton from θ̂ otherwise.
             progress: show a progress bar; None shows one on a terminal.
 
         Returns:
