@@ -12,7 +12,7 @@ demo: $(READY)
 	$(VENV)/bin/upweight demo --out .
 
 test: $(READY)
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2
 
 test-slow: $(READY)
 	$(RUN) -m pytest -m "slow or not slow"

@@ -92,7 +92,7 @@ def test_a_split_is_a_table_of_modules_and_queries():
 def test_what_is_no_sum_over_modules_is_refused(tmp_path):
     study, data = study_of(curvature="ekfac")
     with pytest.raises(uw.errors.ConfigError, match=r"order 'newton'.*Expected first-order"):
-        study.drop(data.query).by_module()
+        study.drop(data.query, order="newton").by_module()
     found = study.upweight(data.query)
     for lost in (uw.load(found.save(tmp_path / "e")), pickle.loads(pickle.dumps(found)), copy.deepcopy(found)):
         with pytest.raises(uw.errors.ConfigError, match=r"cannot be taken again.*Expected"):

@@ -223,5 +223,5 @@ def test_curvature_that_is_not_finite_is_refused():
     objective = objective_of("linear")
     with torch.no_grad():
         objective.theta[0] = float("nan")
-    with pytest.raises(uw.errors.NonFiniteGradient, match=r"not finite. Expected finite layer inputs"):
+    with pytest.raises(uw.errors.NonFiniteGradient, match=r"output for training example 0 is NaN or infinite"):
         uw.curvature.kfac(objective, "empirical")

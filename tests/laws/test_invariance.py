@@ -9,6 +9,8 @@ from torch import nn
 
 import upweight as uw
 from cases import classification, fitted_mlp
+from upweight.adapters.torch import Form, adapt_module
+from upweight.gradients import engine_for, estimate_stationarity, measure_stationarity
 
 
 class Net(nn.Module):
@@ -198,3 +200,39 @@ def test_the_hessian_and_the_fisher_weigh_every_example_by_its_own_weight():
     )
     found = uw.curvature.block_diagonal(study.objective, "exact").dense()
     torch.testing.assert_close(found, fisher + penalty, atol=1e-10, rtol=1e-8)
+
+
+@pytest.mark.parametrize("uneven", [False, True])
+def test_the_estimated_gradient_norm_is_right_on_average_and_raises_no_false_alarm(uneven):
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(3000, 4, generator=generator, dtype=torch.float64)
+    y = (X @ torch.ones(4, 1, dtype=torch.float64)) + torch.randn(3000, 1, generator=generator, dtype=torch.float64)
+    w = torch.ones(3000, dtype=torch.float64)
+    if uneven:
+        w[torch.randperm(3000, generator=generator)[:300]] = 10.0
+    w = w / w.sum()
+    fitted = torch.linalg.solve((X.T * w) @ X, (X.T * w) @ y)
+    model = nn.Sequential(nn.Linear(4, 1, bias=False)).double().eval()
+    for shift, least, most in ((0.0, 0, 2), (0.5, 20, 20)):
+        model[0].weight.data = (fitted + shift).T.clone()
+        found = []
+        for _ in range(20):
+            order = torch.randperm(3000, generator=generator)
+            form = Form("squared_error", weights=w[order])
+            engine = engine_for(adapt_module(model, (X[order], y[order]), form).objective)
+            exact, guess = measure_stationarity(engine), estimate_stationarity(engine, 200)
+            assert guess.sampled == 200 and exact.sampled == 0
+            found.append((exact.ratio, guess.ratio, guess.reached))
+        exact, guess, reached = np.asarray(found, dtype=float).T
+        assert least <= (1 - reached).sum() <= most
+        assert abs((guess**2).mean() - (exact**2).mean()) < 0.01 + 0.2 * (exact**2).mean()
+
+
+def test_the_estimate_passes_over_points_without_weight():
+    X, y = torch.randn(400, 3, dtype=torch.float64), torch.randn(400, 1, dtype=torch.float64)
+    w = torch.zeros(400, dtype=torch.float64)
+    w[7] = 1.0
+    engine = engine_for(
+        adapt_module(nn.Linear(3, 1).double().eval(), (X, y), Form("squared_error", weights=w)).objective
+    )
+    assert estimate_stationarity(engine, 20).ratio == pytest.approx(measure_stationarity(engine).ratio)

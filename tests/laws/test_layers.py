@@ -352,3 +352,25 @@ def test_a_subclass_that_computes_something_else_is_not_believed():
     torch.testing.assert_close(
         engine.gradients(objective.examples.read(slice(0, N))).dense(), truth, atol=1e-10, rtol=1e-8
     )
+
+
+class Sorted(nn.Module):
+    """A model that sorts its batch by the first input: the right number of rows, in another order."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        order = torch.argsort(x[:, 0], stable=True)
+        return self.b(torch.tanh(self.a(x[order])))[torch.argsort(order)]
+
+
+@pytest.mark.parametrize("ends", [[-1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+def test_layers_that_see_a_sorted_batch_are_left_to_plain_rows(ends):
+    torch.manual_seed(0)
+    X, y = torch.randn(60, 4, dtype=torch.float64), torch.arange(60) % 3
+    X[:3, 0] = X[-3:, 0] = torch.tensor(ends, dtype=torch.float64)
+    objective = adapt_module(Sorted().double().eval(), (X, y), Form("cross_entropy")).objective
+    truth = plain_rows(VmapEngine(objective), range(60))
+    torch.testing.assert_close(uw.rows(objective).dense(), truth, rtol=1e-8, atol=1e-10)

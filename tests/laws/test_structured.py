@@ -113,7 +113,7 @@ def test_the_corrected_drop_is_the_k_by_k_solve_written_out(name, measure):
         moved = eta_q + Jq @ (P @ (J[i].T @ u)) / N
         expected = value(moved, targets_q) - value(eta_q, targets_q)
         np.testing.assert_allclose(found.values[:, i], expected.numpy(), atol=1e-9)
-    assert found.order == "newton" and study.drop(query).order == "newton"
+    assert found.order == "newton" and study.drop(query).order == "first"
 
 
 def test_auto_takes_blocks_where_the_exact_hessian_does_not_fit_and_says_so():
@@ -121,7 +121,7 @@ def test_auto_takes_blocks_where_the_exact_hessian_does_not_fit_and_says_so():
     effects = study.drop(query)
     assert "ekfac in 2 blocks, exact Fisher" in effects.verdict and "damping" in effects.verdict
     with pytest.raises(uw.errors.ConfigError, match=r"needs the exact curvature.*Expected 'hessian' or 'ggn'"):
-        study.change_penalty(0.1, query)
+        study.drop(query, estimand="newton")
     with pytest.raises(uw.errors.ConfigError, match=r"newton_step found curvature='ekfac'"):
         study.newton_step(0, 0.1)
     assert "ekfac" in str(study.trust())

@@ -78,7 +78,9 @@ def test_astra_needs_fewer_steps_than_lissa_for_the_same_error():
 
 def test_a_low_rank_that_leaves_much_out_says_so():
     study, data = study_with(uw.Solver("lanczos", rank=5))
-    assert "rank 5 of 73" in study.upweight(data.query).verdict
+    with pytest.warns(uw.errors.ApproximationWarning, match="stopped at a relative residual"):
+        found = study.upweight(data.query)
+    assert "rank 5 of 73" in found.verdict and "unconverged" in found.verdict
 
 
 def test_lanczos_takes_the_hessian_too():
@@ -127,6 +129,9 @@ def test_linear_models_have_cheaper_exact_solvers(name):
         (lambda: uw.Solver("block_cg", rank=3), "no use for. Expected steps or tolerance"),
         (lambda: uw.Solver("woodbury", steps=3), "Expected no option"),
         (lambda: uw.Solver("lissa", steps=0), "above zero"),
+        (lambda: uw.Solver("lissa", steps=2.5), "a whole number above zero"),
+        (lambda: uw.Solver("lanczos", rank=True), "a whole number above zero"),
+        (lambda: uw.Solver("block_cg", tolerance=float("inf")), "above zero"),
         (lambda: uw.Solver("block_cg", precondition="jacobi"), "Expected one of curved, ekfac, none"),
     ],
 )
@@ -141,11 +146,26 @@ def test_too_few_steps_are_an_error_and_not_a_number():
         study.upweight(data.query)
 
 
-def test_trust_and_leverage_of_an_iterated_study_come_from_its_ekfac():
+def test_what_stands_in_for_an_iterated_curvature_is_said_aloud():
     study, _ = study_with("block_cg")
-    blocks, _ = study_with("auto", curvature="ekfac")
-    np.testing.assert_allclose(study.leverage(), blocks.leverage(), rtol=0.5)
+    blocks, _ = study_with("auto", curvature="ekfac", damping=study.fitted.blocked.damping)
+    for ask in (lambda one: one.leverage(), lambda one: one.self_influence()):
+        with pytest.warns(uw.errors.ApproximationWarning, match="EK-FAC stands in"):
+            found = ask(study)
+        np.testing.assert_allclose(found, ask(blocks), rtol=1e-10)
     assert "block conjugate gradients" in str(study.trust())
+
+
+@pytest.mark.parametrize("solver", ["woodbury", uw.Solver("lanczos", rank=73, steps=73), uw.Solver("nystrom", rank=73)])
+def test_points_own_questions_of_a_matrix_at_hand_are_exact(solver):
+    study, data = study_with(solver)
+    exact, _ = study_with("cholesky")
+    for ask in (
+        lambda one: one.leverage(),
+        lambda one: one.self_influence(),
+        lambda one: one.drop(data.query, order="newton").values,
+    ):
+        np.testing.assert_allclose(ask(study), ask(exact), rtol=1e-5, atol=1e-9)
 
 
 def steps_of(verdict):
@@ -209,7 +229,7 @@ def test_another_penalty_under_blocks_equals_the_dense_twin(order):
         F = F + change * torch.eye(len(F), dtype=torch.float64)
     move = -torch.linalg.solve(F, change * theta)
     rows = torch.cat([study.fitted.engine.jacobian(tuple(map(torch.as_tensor, data.query))).dense()]).flatten(0, 1)
-    np.testing.assert_allclose(found, (rows @ move).numpy(), rtol=1e-6, atol=1e-10)
+    np.testing.assert_allclose(found, (rows @ move).numpy(), rtol=1e-5, atol=1e-7)
 
 
 def test_what_did_not_converge_warns_and_stays_marked():

@@ -24,7 +24,7 @@ class Relative:
     share: float | int
 
     def __post_init__(self) -> None:
-        if not self.share >= 0:
+        if not 0 <= self.share < float("inf"):
             raise ConfigError(
                 f"Relative found a share of {self.share}. Expected a number of zero or more, such as 0.1."
             )

@@ -57,8 +57,10 @@ class Walk:
     @cached_property
     def places(self) -> np.ndarray:
         """The training points walked over, evenly spaced."""
-        count = self.objective.count
-        return np.linspace(0, count - 1, max(1, round(self.share * count))).astype(int)
+        weighing = self.objective.weights.cpu().numpy().nonzero()[0]
+        count = len(weighing) if self.share < 1 else self.objective.count
+        places = np.linspace(0, count - 1, max(1, round(self.share * count))).astype(int)
+        return weighing[places] if self.share < 1 else places
 
     @cached_property
     def weights(self) -> Float[Tensor, "j"]:
@@ -75,8 +77,9 @@ class Walk:
         """Every batch, with as many independent draws of its labels from one forward pass."""
         examples = self.objective.examples
         for where, batch in self.engine.batches(examples if self.share == 1 else Chosen(examples, self.places)):
-            outputs, targets, jacobian = self.engine.linearised(batch)
-            require_finite_outputs(outputs, self.objective.examples.ids[self.places[where]])
+            names = self.objective.examples.ids[self.places[where]]
+            outputs, targets, jacobian = self.engine.linearised(batch, names)
+            require_finite_outputs(outputs, names)
             weights = self.weights[where].to(outputs.dtype)
             found = []
             for _ in range(draws):

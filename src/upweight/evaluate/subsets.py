@@ -73,7 +73,7 @@ def measured_changes(
 
 def require_refits(fitted: Fitted, train: Train | None) -> None:
     """Refuse to begin where no refit can be made."""
-    if train is None and not (fitted.linear or fitted.small):
+    if train is None and not (fitted.small or (fitted.linear and fitted.exact.fits)):
         raise BudgetError(
             f"tune found {fitted.objective.space.size:,} parameters and no train=. Expected a model small enough for Newton's method within the memory budget; pass train=callable(weights, seed) → state dict, which retrains as you did."
         )

@@ -18,7 +18,7 @@ from upweight.errors import BudgetError, ConfigError, IndexOutOfRange, ModeWarni
 from upweight.fitted.blocked import Blocked
 from upweight.fitted.exact import Exact
 from upweight.fitted.iterative import of_linear_model, of_network
-from upweight.fitted.settings import ITERATIVE, STRUCTURED, Settings
+from upweight.fitted.settings import ITERATIVE, STRUCTURED, WRITABLE, Settings
 from upweight.gradients import (
     Engine,
     LinearEngine,
@@ -137,13 +137,20 @@ class Fitted:
 
         Blocks keep the whole penalty, ρ and all.
         """
+        if self.iterates and self.settings.solver_name in WRITABLE:
+            return self.row_inverse(1)
         blocks = self.structured or self.iterates
         return self.blocked.inverse.operator if blocks else self.exact.inverse_with(share)
 
     @property
+    def stands_in(self) -> bool:
+        """True where EK-FAC stands in for the curvature of the study at questions of points' own."""
+        return self.iterates and self.settings.solver_name not in WRITABLE
+
+    @property
     def own_verdict(self) -> Verdict:
         """How ``own_inverse`` was obtained; it says so where EK-FAC stands in for the curvature of the study."""
-        if self.iterates:
+        if self.stands_in:
             found = self.blocked.inverse.verdict
             return replace(found, method=f"{found.method}, in place of the {self.kind} that is only iterated")
         return self.verdict
@@ -173,11 +180,14 @@ class Fitted:
         return of_network(self.blocked, self.kind)
 
     @cached_property
+    def measured_stationarity(self) -> Stationarity:
+        """The stationarity of the whole training set, read whole where it was only estimated."""
+        return measure_stationarity(self.engine) if self.stationarity.sampled else self.stationarity
+
+    @cached_property
     def gradient(self) -> Float[Tensor, "p"]:
         """∇Q(θ̂) over the whole training set."""
-        if not self.stationarity.sampled:
-            return self.stationarity.gradient
-        return self.engine.gradient(self.weights) + self.penalty_gradient
+        return self.measured_stationarity.gradient
 
     @cached_property
     def pending(self) -> Float[Tensor, "p"]:

@@ -25,6 +25,9 @@ STRUCTURED: dict[str, Callable[[Engine, str, int, float], BlockDiagonal]] = {
 }
 CURVATURES = ("auto", *EXACT, *STRUCTURED)
 ITERATIVE = ("block_cg", "lissa", "astra", "lanczos", "nystrom", "woodbury")
+WRITABLE = ("woodbury", "lanczos", "nystrom")
+"""Solvers whose inverse is a matrix at hand: points' own questions are asked of it as well."""
+
 SOLVERS = ("auto", "cholesky", *ITERATIVE)
 PRODUCTS = ("auto", "written", "separable")
 
@@ -59,12 +62,12 @@ class Solver:
     """
 
     name: str
-    steps: int | None = None
+    steps: int | float | None = None
     tolerance: float | None = None
-    rank: int | None = None
+    rank: int | float | None = None
     scale: float | int | None = None
-    repeats: int | None = None
-    minibatch: int | None = None
+    repeats: int | float | None = None
+    minibatch: int | float | None = None
     precondition: str | None = None
 
     def __post_init__(self) -> None:
@@ -79,7 +82,13 @@ class Solver:
                 raise ConfigError(
                     f"Solver({self.name!r}) found {option}={value!r}, which it has no use for. Expected {' or '.join(allowed) or 'no option'}; leave it out."
                 )
-            if option != "precondition" and not value > 0:
+            whole = option in ("steps", "rank", "repeats", "minibatch")
+            kinds = int if whole else (str if option == "precondition" else int | float)
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise ConfigError(
+                    f"Solver({self.name!r}) found {option}={value!r}. Expected {'a whole number' if whole else 'a number'} above zero."
+                )
+            if not isinstance(value, str) and not 0 < value < float("inf"):
                 raise ConfigError(f"Solver({self.name!r}) found {option}={value!r}. Expected a number above zero.")
         if self.precondition not in (None, *PRECONDITIONERS):
             raise ConfigError(
@@ -126,6 +135,10 @@ class Settings:
         if self.damping is None:
             object.__setattr__(self, "damping", 0.0)  # none asked for is none added
         self._check_damping()
+        if self.memory is not None and not self.memory > 0:
+            raise ConfigError(
+                f"memory={self.memory!r}. Expected a number of bytes above zero, or None for half of the machine's."
+            )
         if not 0 < self.factor_share <= 1:
             raise ConfigError(
                 f"factor_share={self.factor_share!r}. Expected a number above 0 and at most 1, the share of the training set that factors are estimated from."
@@ -140,7 +153,8 @@ class Settings:
             )
 
     def _check_damping(self) -> None:
-        number = isinstance(self.damping, int | float) and self.damping >= 0
+        number = isinstance(self.damping, int | float) and not isinstance(self.damping, bool)
+        number = number and 0 <= self.damping < float("inf")  # pyright: ignore
         if not (isinstance(self.damping, Relative | Filter) or self.damping == "auto" or number):
             raise ConfigError(
                 f"damping={self.damping!r}. Expected 'auto', a number of zero or more in the units of the curvature, uw.Relative(share), or a filter such as uw.Ridge(0.1)."
@@ -163,4 +177,4 @@ class Settings:
     @property
     def budget(self) -> int:
         """Bytes the exact path may take: as given, else half of the machine's memory."""
-        return self.memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        return self.memory if self.memory is not None else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

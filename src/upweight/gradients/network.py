@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -24,6 +24,9 @@ from upweight.router import TILE_BYTES
 from upweight.space import FlatLayout, LinearLayout, ParameterSpace
 from upweight.tiles import Block, BlockSum, Jacobian, PlacedBlock
 from upweight.tiles.layer_jacobians import JacobianSum, LayerJacobian, PlacedJacobian, untied
+
+SHUFFLED = 7
+"""Examples from all over the training set, out of order: a model that sorts its batch is found out, but for one chance in 5,040."""
 
 CHECKED = 3
 """Examples whose rows are held against plain autograd: an odd number that few other axes share."""
@@ -209,11 +212,14 @@ def network_engine(general: VmapEngine) -> NetworkEngine | None:
     if not sites:
         return None
     count = general.objective.count
-    starts = {0, max(0, count - CHECKED)}  # two sets: what is right for one by chance is not right for both
-    return _confirmed(general, sites, [_trial(general, start) for start in sorted(starts)])
+    drawn = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:SHUFFLED].tolist()
+    ends = [range(start, min(start + CHECKED, count)) for start in sorted({0, max(0, count - CHECKED)})]
+    return _confirmed(general, sites, [_trial(general, places) for places in (*ends, drawn)])
 
 
-def plain_rows(general: VmapEngine, places: range, slopes: Float[Tensor, "b o"] | None = None) -> Float[Tensor, "b p"]:
+def plain_rows(
+    general: VmapEngine, places: Sequence[int], slopes: Float[Tensor, "b o"] | None = None
+) -> Float[Tensor, "b p"]:
     """Jᵀ·slopes of some examples by plain autograd, one backward pass each; the loss's own gradient by default."""
     rows = []
     for k, place in enumerate(places):
@@ -229,9 +235,8 @@ def plain_rows(general: VmapEngine, places: range, slopes: Float[Tensor, "b o"] 
     return torch.stack(rows)
 
 
-def _trial(general: VmapEngine, start: int) -> Trial:
-    places = range(start, min(start + CHECKED, general.objective.count))
-    batch = general.objective.moved(general.objective.examples.read(slice(places.start, places.stop)))
+def _trial(general: VmapEngine, places: Sequence[int]) -> Trial:
+    batch = general.objective.moved(general.objective.examples.read(np.asarray(places)))
     shape = len(places), general.objective.outputs
     slopes = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     slopes = slopes.to(general.objective.theta)

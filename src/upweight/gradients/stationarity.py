@@ -34,14 +34,16 @@ class Stationarity:
     points: float
     sampled: int = 0
     """How many examples ‖∇Q‖ was estimated from; 0 where all were read."""
+    spread: float = 0.0
+    """How far ratio may be off by the choice of those examples."""
 
     @property
     def reached(self) -> bool:
-        """True when the ratio is within the limit."""
-        return self.ratio <= LIMIT
+        """True when the ratio is within the limit, or may be, for all that some of the examples tell."""
+        return self.ratio - self.spread <= LIMIT
 
     def __str__(self) -> str:
-        how = f", estimated from {self.sampled:,} examples" if self.sampled else ""
+        how = f", give or take {self.spread:.2g}, from {self.sampled:,} examples" if self.sampled else ""
         found = f"‖∇Q‖ is {self.ratio:.2g} of a typical ‖∇ℓᵢ‖ (limit {LIMIT}), the weight of {self.points:.2g} training points{how}"
         return found if self.reached else f"{found}, mostly in {self.mostly_in!r}: not a minimum"
 
@@ -66,7 +68,8 @@ def measure_stationarity(engine: Engine) -> Stationarity:
 def estimate_stationarity(engine: Engine, examples: int) -> Stationarity:
     """The same from evenly spaced examples, for networks whose pass is dear.
 
-    ‖ĝ‖² of a sample of k is too large by about σ²/k · (1 − k/n), σ² = E‖∇ℓᵢ − ∇ℓ‖²; that is taken off.
+    ‖ĝ‖² of a sample is too large by about σ²·Σv²·(1 − k/n), σ² = E‖∇ℓᵢ − ∇ℓ‖² and v the sample's weights in
+    shares of their sum; that is taken off, and its root is how far the ratio may be off.
 
     Raises:
         NonFiniteGradient: a loss or gradient of the sample is NaN or infinite, naming the example.
@@ -74,7 +77,8 @@ def estimate_stationarity(engine: Engine, examples: int) -> Stationarity:
     objective = engine.objective
     if objective.count <= examples:
         return measure_stationarity(engine)
-    places = np.linspace(0, objective.count - 1, examples).astype(int)
+    weighing = objective.weights.cpu().numpy().nonzero()[0]
+    places = weighing[np.linspace(0, len(weighing) - 1, min(examples, len(weighing))).astype(int)]
     weights = objective.weights[places]
     weights = weights * (objective.total_weight / float(weights.sum()))
     return _in_units(engine, *_sums(engine, Chosen(objective.examples, places), weights), places)
@@ -99,14 +103,17 @@ def _in_units(engine: Engine, total: Tensor, squares: float, places: np.ndarray)
     objective, weight = engine.objective, engine.objective.total_weight
     gradient = total + objective.penalty.gradient(objective.theta.to(total.dtype))
     typical = (max(squares, 0.0) / weight) ** 0.5
-    noise = max(squares * weight - float(total @ total), 0.0) * (1 / len(places) - 1 / objective.count)
+    shares = objective.weights[places] / objective.weights[places].sum()
+    uneven = float(shares.square().sum()) * (1 - len(places) / objective.count)
+    noise = max(squares * weight - float(total @ total), 0.0) * uneven
     norm = max(float(gradient @ gradient) - noise, 0.0) ** 0.5
     pieces = {name: float(gradient[where].norm()) for name, where in engine.objective.space.slices().items()}
     rounding = torch.finfo(engine.objective.theta.dtype).eps * float(engine.objective.theta.norm() + 1)
     ratio = 0.0 if norm <= rounding else norm / max(weight * typical, torch.finfo(torch.float64).tiny)
     mostly = max(pieces, key=lambda name: pieces[name])
     sampled = len(places) if len(places) < objective.count else 0
-    return Stationarity(gradient, typical, ratio, mostly, ratio * engine.objective.count, sampled)
+    spread = noise**0.5 / max(weight * typical, torch.finfo(torch.float64).tiny)
+    return Stationarity(gradient, typical, ratio, mostly, ratio * engine.objective.count, sampled, spread)
 
 
 def _check(losses: Tensor, norms: Tensor, names: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.curvature.fisher import MOST_LABELS
-from upweight.errors import ConfigError, NonFiniteGradient, ShapeError, plain
+from upweight.errors import ApproximationWarning, ConfigError, NonFiniteGradient, ShapeError, plain
 from upweight.fitted import Fitted
 from upweight.influence.changes import Changes
 from upweight.influence.effects import Effects
@@ -103,16 +104,19 @@ def add(question: Question, data: Any) -> Effects:
 def self_influence(fitted: Fitted) -> np.ndarray:
     """wᵢ gᵢᵀH⁻¹gᵢ, (n,)."""
     fitted.stationarity.warn()
-    if fitted.structured or fitted.iterates:
+    _say_what_stands_in(fitted)
+    if fitted.structured or fitted.stands_in:
         return _own_of_blocks(fitted, fitted.objective.loss.gradient) * fitted.weights.cpu().numpy()
     units = torch.ones_like(fitted.weights)
     own = _own(fitted, units, lambda changes, a: torch.einsum("ko,kox,kx->k", changes.push, a, changes.push))
     return own * fitted.weights.cpu().numpy()
 
 
-def leverage(fitted: Fitted) -> np.ndarray:
+def leverage(fitted: Fitted, aloud: bool = True) -> np.ndarray:
     """wᵢ tr(ΛᵢAᵢ), (n,); where outputs are many, wᵢ uᵀAᵢu for one sampled label's u, whose mean that is."""
-    if (fitted.structured or fitted.iterates) and fitted.objective.outputs > MOST_LABELS:
+    if aloud:
+        _say_what_stands_in(fitted)
+    if (fitted.structured or fitted.stands_in) and fitted.objective.outputs > MOST_LABELS:
         generator = torch.Generator().manual_seed(fitted.settings.seed)
         sampled = partial(fitted.objective.loss.sampled, generator=generator)
         return _own_of_blocks(fitted, sampled) * fitted.weights.cpu().numpy()
@@ -147,6 +151,16 @@ def newton_step(fitted: Fitted, which: Any, epsilon: float) -> NewtonStep:
     return NewtonStep(fitted.objective.examples.ids[places], float(epsilon), stacked(steps), constant, contribution)
 
 
+def _say_what_stands_in(fitted: Fitted) -> None:
+    """These answers carry no verdict, so another matrix than the study's is said aloud."""
+    if fitted.stands_in:
+        warnings.warn(
+            f"solver={fitted.settings.solver_name!r} only multiplies the {fitted.kind}; EK-FAC stands in for it at each point's own. Expected solver='woodbury' or 'cholesky' for the exact answer; take curvature='ekfac' to ask for this one.",
+            ApproximationWarning,
+            stacklevel=4,
+        )
+
+
 def _own(fitted: Fitted, amounts: Tensor, of: Callable[[Changes, Float[Tensor, "k o o"]], Tensor]) -> np.ndarray:
     """A number of each point from its own Jᵢ H⁻¹ Jᵢᵀ."""
     inverse = fitted.own_inverse(0.0)
@@ -174,8 +188,8 @@ def _own_of_blocks(fitted: Fitted, slopes: Callable[[Tensor, Tensor], Tensor]) -
     assert isinstance(operator, BlockDiagonal)
     blocks = {layout.places: block for layout, block in operator.parts}
     parts = []
-    for _, batch in fitted.engine.batches():
-        outputs, targets, jacobian = fitted.engine.linearised(batch)
+    for where, batch in fitted.engine.batches():
+        outputs, targets, jacobian = fitted.engine.linearised(batch, fitted.objective.examples.ids[where])
         layers = jacobian.pulled([slopes(outputs, targets)])
         parts.append(sum_of([layer_sandwich(layer, blocks[layer.layout.places]).double() for layer in layers])[:, 0, 0])
     return _finite(fitted, torch.cat(parts))

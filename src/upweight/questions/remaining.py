@@ -88,7 +88,8 @@ class Remaining:
             worst = max(one.residual or 0.0 for one in self.solved)
             steps = max(one.iterations for one in self.solved)
             method += f"; what remains by conjugate gradients on it, up to {steps} steps, residual {worst:.1e}"
-        return replace(answer, refused=len(self.refused), verdict=replace(answer.verdict, method=method))
+        order = "first" if self.refused and not self.solved else answer.order
+        return replace(answer, order=order, refused=len(self.refused), verdict=replace(answer.verdict, method=method))
 
 
 def change_of(fitted: Fitted, examples: Examples, amounts: Float[Tensor, "s"], share: float) -> LinearOperator:

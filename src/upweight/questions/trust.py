@@ -115,11 +115,11 @@ def trust(fitted: Fitted) -> Trust:
         verdict = _measured(fitted, inverse) if fitted.iterates else inverse.verdict
     except IndefiniteCurvature as error:
         return _without_inverse(fitted, str(error))
-    owned = leverage(fitted)
+    owned = leverage(fitted, aloud=False)
     exact = isinstance(inverse, CholeskyInverse)
     top = int(np.argmax(owned))
     return Trust(
-        stationarity=fitted.stationarity,
+        stationarity=fitted.measured_stationarity,
         pending_shift=_pending_shift(fitted) if exact else float("nan"),
         lowest_curvature=inverse.lowest_eigenvalue() if exact else float("nan"),
         mean_curvature=fitted.mean_curvature,
@@ -129,7 +129,7 @@ def trust(fitted: Fitted) -> Trust:
         highest_leverage=float(owned[top]),
         highest_point=plain(fitted.objective.examples.ids[top]),
         convex=fitted.linear,
-        notes=(*fitted.adapted.notes, *([ITERATED] if fitted.iterates else [])),
+        notes=(*fitted.adapted.notes, *([ITERATED] if fitted.stands_in else [])),
     )
 
 
@@ -146,7 +146,7 @@ def _measured(fitted: Fitted, inverse: Inverse) -> Verdict:
 def _without_inverse(fitted: Fitted, why: str) -> Trust:
     nothing = float("nan")
     return Trust(
-        stationarity=fitted.stationarity,
+        stationarity=fitted.measured_stationarity,
         pending_shift=nothing,
         lowest_curvature=lowest_eigenvalue(fitted.exact.curvature.matrix),
         mean_curvature=mean_eigenvalue(fitted.exact.curvature),

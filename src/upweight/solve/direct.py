@@ -207,7 +207,7 @@ def _indefinite(matrix: Tensor) -> IndefiniteCurvature:
         found = f"the curvature matrix is not positive definite: its lowest eigenvalue is {lowest:.3g} (mean eigenvalue {scale:.3g})"
     return IndefiniteCurvature(
         f"{found}. Expected every eigenvalue clearly above zero. For a network use curvature='ekfac', or curvature='ggn' with some damping, neither of "
-        f"which is ever negative. Else pass the penalty of the training run, train further, or add damping={needed or scale or 1.0:.2g} or more."
+        f"which is ever negative. Else pass the penalty of the training run, penalty=uw.L2(weight_decay), train further, or add damping={needed or scale or 1.0:.2g} or more."
     )
 
 
