@@ -573,8 +573,8 @@ MUTANTS = [
     Mutant(
         "the Neumann series is silent about noise",
         "solve/neumann.py",
-        "if residual > self.tolerance else",
-        "if residual < 0 else",
+        "converged=residual <= self.tolerance,",
+        "converged=True,",
     ),
     Mutant(
         "every repeat draws the same minibatches",

@@ -100,7 +100,7 @@ class Network:
     @property
     def rank(self) -> int:
         """Of a low-rank answer, as given or a hundred."""
-        return min(self.asked.rank or RANK, self.blocked.engine.objective.space.size)
+        return min(int(self.asked.rank or RANK), self.blocked.engine.objective.space.size)
 
     def products(self, damping: float | None = None) -> GaussNewton | Differentiated:
         """H + λI."""
@@ -185,7 +185,7 @@ def _astra(network: Network) -> Inverse:
 
 def _series(network: Network, name: str, precondition: Callable[[Tensor], Tensor] | None) -> Inverse:
     asked = network.asked
-    size = asked.minibatch or MINIBATCH
+    size = int(asked.minibatch or MINIBATCH)
     return Neumann(
         network.products().in_type(torch.float64),
         lambda generator: network.sampled(generator, size),
