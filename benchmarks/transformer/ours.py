@@ -15,7 +15,7 @@ from transformer.problem import QUERIES, TRACKED, TRAIN, load, plain_epoch
 import upweight as uw
 
 SHARE = 0.5
-"""Of the sequences, that the row named half estimates its factors from."""
+"""Of the sequences, that all rows but the first estimate their factors from."""
 
 
 def main(name: str, count: str = str(TRAIN)) -> None:
@@ -35,7 +35,8 @@ def main(name: str, count: str = str(TRAIN)) -> None:
             fisher="sampled",
             damping=uw.Relative(0.1),
             protocol="fixed_total",
-            factor_share=SHARE if "half" in name else 1.0,
+            factor_share=1.0 if name == "transformer-upweight" else SHARE,
+            precision="bfloat16" if "bfloat16" in name else None,
         )
     with row.phase("fit"):
         study.fitted.blocked.inverse  # noqa: B018 - computes the factors
