@@ -25,8 +25,29 @@ from upweight.router import KEPT_BYTES, TILE_BYTES, chunk
 from upweight.tiles import DenseBlock, Jacobian, Rows
 
 
+class Products(LinearOperator):
+    """A symmetric matrix by its products, its diagonal part d = ∇²r + λ and the type products are taken in."""
+
+    diagonal: Float[Tensor, "p"]
+    dtype: torch.dtype
+
+    @property
+    def size(self) -> int:
+        return len(self.diagonal)
+
+    @property
+    def symmetric(self) -> bool:
+        return True
+
+    def transpose(self) -> LinearOperator:
+        return self
+
+    def dense(self) -> Tensor:
+        return self.after(torch.eye(self.size, dtype=self.dtype, device=self.diagonal.device))
+
+
 @dataclass(frozen=True)
-class GaussNewton(LinearOperator):
+class GaussNewton(Products):
     """V ↦ V(Σ JᵢᵀMᵢJᵢ) + V∘d from Jacobians at hand, Mᵢ = wᵢΛᵢ.
 
     Attributes:
@@ -42,14 +63,6 @@ class GaussNewton(LinearOperator):
     diagonal: Float[Tensor, "p"]
     dtype: torch.dtype
 
-    @property
-    def size(self) -> int:
-        return len(self.diagonal)
-
-    @property
-    def symmetric(self) -> bool:
-        return True
-
     def after(self, rows: Tensor) -> Tensor:
         rows = rows.to(self.dtype)
         total = rows * self.diagonal.to(rows)
@@ -57,19 +70,13 @@ class GaussNewton(LinearOperator):
             total += jacobian.pull_sum(curvature.to(rows.dtype) @ jacobian.jvp(rows))
         return total
 
-    def transpose(self) -> LinearOperator:
-        return self
-
-    def dense(self) -> Tensor:
-        return self.after(torch.eye(self.size, dtype=self.dtype, device=self.diagonal.device))
-
     def in_type(self, dtype: torch.dtype) -> GaussNewton:
         """The same matrix with products in another type."""
         return replace(self, dtype=dtype)
 
 
 @dataclass(frozen=True)
-class Differentiated(LinearOperator):
+class Differentiated(Products):
     """The same products by two backward passes of the model, all rows together.
 
     Backward passes only: what forward mode makes of a padding row or a custom kernel need not agree with them.
@@ -90,14 +97,6 @@ class Differentiated(LinearOperator):
     curved: str = "ggn"
     weights: Float[Tensor, "n"] | None = None
 
-    @property
-    def size(self) -> int:
-        return len(self.diagonal)
-
-    @property
-    def symmetric(self) -> bool:
-        return True
-
     def after(self, rows: Tensor) -> Tensor:
         rows = rows.to(self.dtype)
         total = rows * self.diagonal.to(rows)
@@ -106,12 +105,6 @@ class Differentiated(LinearOperator):
         for where, batch in self.engine.batches(self.examples):
             total += product(rows, batch, self.scale * weights[where].to(self.dtype))
         return total
-
-    def transpose(self) -> LinearOperator:
-        return self
-
-    def dense(self) -> Tensor:
-        return self.after(torch.eye(self.size, dtype=self.dtype, device=self.diagonal.device))
 
     def in_type(self, dtype: torch.dtype) -> Differentiated:
         """The same matrix with products in another type."""

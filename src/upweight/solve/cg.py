@@ -15,7 +15,8 @@ import torch
 from upweight._typing import Float, Tensor
 from upweight.errors import NotConverged
 from upweight.linop import LinearOperator
-from upweight.solve.direct import Inverse, off_gauge
+from upweight.solve.direct import off_gauge
+from upweight.solve.iterated import Iterated
 from upweight.solve.spaces import TINY, Kept, Recurrence
 from upweight.solve.verdict import Solution, Verdict
 
@@ -27,7 +28,7 @@ UNASKED = Verdict("block conjugate gradients")
 
 
 @dataclass(frozen=True)
-class BlockCG(Inverse):
+class BlockCG(Iterated):
     """A⁻¹ of a symmetric positive definite operator known by its products.
 
     Args:
@@ -51,23 +52,6 @@ class BlockCG(Inverse):
     tolerance: float = TOLERANCE
     keep: bool = True
     verdict: Verdict = UNASKED
-
-    @property
-    def size(self) -> int:
-        return self.fast.size
-
-    @property
-    def symmetric(self) -> bool:
-        return True
-
-    def transpose(self) -> LinearOperator:
-        return self
-
-    def dense(self) -> Tensor:
-        return self.after(torch.eye(self.size, dtype=torch.float64))
-
-    def after(self, rows: Tensor) -> Tensor:
-        return self.solve(rows).rows
 
     def solve(self, rows: Float[Tensor, "k p"]) -> Solution:
         """V A⁻¹, with the steps taken and the largest relative residual of these rows.

@@ -20,7 +20,7 @@ import torch
 from upweight._typing import Float, Tensor
 from upweight.errors import ConfigError, IndefiniteCurvature, NotConverged
 from upweight.linop import LinearOperator
-from upweight.solve.direct import Inverse
+from upweight.solve.iterated import Iterated
 from upweight.solve.verdict import Solution, Verdict, relative_residual
 
 TOLERANCE = 1e-2
@@ -42,7 +42,7 @@ UNASKED = Verdict("Neumann series")
 
 
 @dataclass(frozen=True)
-class Neumann(Inverse):
+class Neumann(Iterated):
     """A⁻¹ of a symmetric positive definite matrix, known by products with minibatches of it.
 
     Args:
@@ -89,23 +89,6 @@ class Neumann(Inverse):
                 f"Neumann found a {type(self.exact).__name__} that is not known to be symmetric. Expected a symmetric "
                 "matrix; declare it, as in Dense(matrix, is_symmetric=True), or use inverse()."
             )
-
-    @property
-    def size(self) -> int:
-        return self.exact.size
-
-    @property
-    def symmetric(self) -> bool:
-        return True
-
-    def transpose(self) -> LinearOperator:
-        return self
-
-    def dense(self) -> Tensor:
-        return self.after(torch.eye(self.size, dtype=torch.float64))
-
-    def after(self, rows: Tensor) -> Tensor:
-        return self.solve(rows).rows
 
     def solve(self, rows: Float[Tensor, "k p"]) -> Solution:
         """V A⁻¹, with the true residual of these rows and whether it is within the tolerance.
