@@ -12,7 +12,7 @@ import upweight
 ROOT = Path(upweight.__file__).parent
 FLOORS = {
     1: ["errors", "_typing"],
-    2: ["space", "router"],
+    2: ["space", "router", "kernels"],
     3: ["linop", "store"],
     4: ["tiles", "solve", "objective"],
     5: ["gradients", "influence", "adapters"],

@@ -93,7 +93,8 @@ class LinearLayout:
     """Where the weight (o, i) and the bias (o,) of one linear map lie in θ.
 
     The bias is the last column of the augmented weight, whose inputs carry a constant 1. A transposed
-    weight is kept as (i, o).
+    weight is kept as (i, o). A convolution keeps (o, channels, window), and its inputs come window by window,
+    (window, channels), which is how they lie in memory when they are cut out.
     """
 
     outputs: int
@@ -101,6 +102,7 @@ class LinearLayout:
     weight: slice | None
     bias: slice | None
     transposed: bool = False
+    window: int = 1
 
     @property
     def inputs(self) -> int:
@@ -114,7 +116,8 @@ class LinearLayout:
         if self.weight is not None:
             shape = (-1, self.outputs) if self.transposed else (self.outputs, -1)
             weight = rows[:, self.weight].reshape(len(rows), *shape)
-            parts.append(weight.mT if self.transposed else weight)
+            weight = weight.mT if self.transposed else weight
+            parts.append(weight if self.window == 1 else weight.unflatten(2, (-1, self.window)).mT.flatten(2))
         if self.bias is not None:
             parts.append(rows[:, self.bias].unsqueeze(-1))
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
@@ -145,6 +148,7 @@ class LinearLayout:
         columns = self.inputs - (self.bias is not None)
         if self.weight is not None:
             weight = matrix[..., :columns]
+            weight = weight if self.window == 1 else weight.unflatten(2, (self.window, -1)).mT.flatten(2)
             total[:, self.weight] = (weight.mT if self.transposed else weight).reshape(len(rows), -1)
         if self.bias is not None:
             total[:, self.bias] = matrix[..., -1]

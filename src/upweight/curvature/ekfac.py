@@ -19,6 +19,7 @@ from upweight.curvature.factors import (
 from upweight.curvature.grams import weighted
 from upweight.curvature.penalised import with_penalty
 from upweight.gradients import Engine
+from upweight.kernels import fast_float32
 from upweight.linop import BlockDiagonal, Dense, Diagonal, Kronecker, KroneckerEigen, LinearOperator
 from upweight.objective import Objective
 from upweight.router import chunk, route_rotation
@@ -59,6 +60,7 @@ def ekfac(source: Objective | Engine, fisher: str = "auto", seed: int = 0, facto
     return with_penalty(_blocks(sums, bases, values, walk.objective), walk.objective)
 
 
+@fast_float32()
 def _add_squares(rows: LabelRows, bases: dict[Key, KroneckerEigen], values: dict[Key, Tensor]) -> None:
     """Λ += Σ w (Q_Bᵀ G Q_A)², over labels as well."""
     for layer in rows.layers:
@@ -68,7 +70,7 @@ def _add_squares(rows: LabelRows, bases: dict[Key, KroneckerEigen], values: dict
         if layer.inputs.shape[1] == 1:
             a, g = layer.inputs.squeeze(1) @ bases[key].right, layer.slopes.squeeze(2) @ bases[key].left
             squares = torch.einsum("bko,b->bo", g.square(), rows.weights)
-            values[key].addmm_(squares.T, a.square())
+            values[key] += squares.T @ a.square()
         else:
             _add_shared_squares(layer, bases[key], rows.weights, values[key])
 

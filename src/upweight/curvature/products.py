@@ -9,6 +9,7 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.gradients import LinearEngine
+from upweight.kernels import fast_float32
 from upweight.linop import LinearOperator
 from upweight.space import LinearLayout
 
@@ -40,6 +41,7 @@ class LinearHessian(LinearOperator):
     def symmetric(self) -> bool:
         return True
 
+    @fast_float32()
     def after(self, rows: Tensor) -> Tensor:
         rows = rows.to(self.inputs.dtype)
         matrices = self.layout.matrix(rows)  # (k, o, i)
@@ -53,7 +55,7 @@ class LinearHessian(LinearOperator):
             shifts *= self.curves[where].unsqueeze(1)
             if along is not None:
                 shifts -= along * self.roots[where].unsqueeze(1)  # pyright: ignore
-            total.addmm_(shifts.view(-1, k * o).T, inputs)
+            total += shifts.view(-1, k * o).T @ inputs
         return self.layout.rows(total.view(k, o, i)) + self.diagonal * rows
 
     def transpose(self) -> LinearOperator:

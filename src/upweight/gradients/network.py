@@ -263,7 +263,8 @@ def _layouts(
     shape = module.weight.shape  # pyright: ignore
     outputs = shape[1:].numel() if rule.transposed else shape[0]  # pyright: ignore
     bias = own.get("bias") if rule.bias else None
-    linear = LinearLayout(int(outputs), space.size, own.get("weight"), bias, rule.transposed)
+    window = rule.window(module) if "weight" in own else 1
+    linear = LinearLayout(int(outputs), space.size, own.get("weight"), bias, rule.transposed, window)
     alone = {} if rule.bias else {key: layout for key, layout in flat.items() if key != "weight"}
     return {"weight": linear, **alone}
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from upweight._typing import Float, Tensor
+from upweight.kernels import fast_float32
 from upweight.linop import BlockDiagonal, Identity, KroneckerEigen, LinearOperator, Scaled
 from upweight.router import EXACT_FLOPS, MOST_RANKS, SEPARABLE_ERROR, chunk, route_pairs
 from upweight.space import FlatLayout
@@ -93,6 +94,7 @@ class Pairs:
     layers: Mapping[Places, LayerPairs]
     count: int
 
+    @fast_float32()
     def against(self, block: Block) -> Float[Tensor, "b m"]:
         """T P Cᵀ, transposed: one row an example."""
         total = None
@@ -114,6 +116,7 @@ class Pairs:
         return f"product rules: {counted} (rank up to {max(layer.ranks for layer in separable)}, measured error {worst:.1%})"
 
 
+@fast_float32()
 def prepare_pairs(
     queries: list[tuple[LayerJacobian, ...]],
     inverse: BlockDiagonal,
