@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-TILE_BYTES = 2**26
+TILE_BYTES = 2**24
 """A tile's working set: large enough for efficient products, small beside any budget."""
 
 EXPECTED_STEPS = 12

@@ -41,9 +41,9 @@ class ParameterSpace:
         return torch.cat([parameters[name].reshape(-1) for name in self.names])
 
     def unflatten(self, theta: Float[Tensor, "p"]) -> dict[str, Tensor]:
-        """Cut θ into named tensors (views)."""
-        pieces = zip(self.slices().items(), self.shapes, strict=True)
-        return {name: theta[where].reshape(shape) for (name, where), shape in pieces}
+        """Cut θ into named tensors (views), in one step: a gradient through it is put together once."""
+        pieces = theta.split([prod(shape) for shape in self.shapes])
+        return {name: piece.reshape(shape) for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)}
 
     def mask(self, patterns: str | Sequence[str]) -> Float[Tensor, "p"]:
         """One where a coordinate belongs to a parameter whose name matches, zero elsewhere."""
@@ -86,6 +86,10 @@ class FlatLayout:
     def scatter(self, rows: Float[Tensor, "k q"], total: Float[Tensor, "k p"]) -> None:
         """Put its coordinates into rows of θ, in place."""
         total[:, self.where] = rows
+
+    def add_rows(self, rows: Float[Tensor, "k q"], total: Float[Tensor, "k p"]) -> None:
+        """Add its coordinates to rows of θ, in place."""
+        total[:, self.where] += rows
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,10 @@ class LinearLayout:
             total[:, self.weight] = (weight.mT if self.transposed else weight).reshape(len(rows), -1)
         if self.bias is not None:
             total[:, self.bias] = matrix[..., -1]
+
+    def add_rows(self, rows: Float[Tensor, "k q"], total: Float[Tensor, "k p"]) -> None:
+        """Add augmented weights laid flat to rows of θ, in place."""
+        self.scatter(rows + self.gather(total), total)
 
     def pieces(self, output: int) -> list[tuple[slice, slice]]:
         """For one output: pairs (where in the augmented inputs, where in θ)."""

@@ -22,14 +22,15 @@ from upweight.gradients.layers import Direct, Factored, Indexed, Rule
 from upweight.gradients.vmap import VmapEngine, refused_in_words
 from upweight.kernels import fast_float32
 from upweight.space import FlatLayout, LinearLayout
-from upweight.tiles import Block, PlacedBlock
-from upweight.tiles.blocks import IndexedBlock
+from upweight.tiles import PlacedBlock
+from upweight.tiles.blocks import IndexedBlock, LayerBlock
 from upweight.tiles.layer_jacobians import (
     FactoredJacobian,
     IndexedJacobian,
     LayerJacobian,
     PlacedJacobian,
     factored_block,
+    stacked,
 )
 
 
@@ -144,13 +145,14 @@ class Captured:
                     total[name] = total[name] + value.flatten(1) if name in total else value.flatten(1)
         return total
 
-    def blocks(self, gradients: list[list[Tensor]]) -> list[Block]:
+    def blocks(self, gradients: list[list[Tensor]]) -> list[LayerBlock]:
         """The gradient rows of every site, from what ``pull`` returned."""
         return [block for place, mine in enumerate(gradients) for block in self.blocks_of(place, mine)]
 
-    def blocks_of(self, place: int, gradients: list[Tensor]) -> list[Block]:
+    def blocks_of(self, place: int, gradients: list[Tensor]) -> list[LayerBlock]:
         """The gradient rows of one site."""
-        site, found = self.calls[place][0], []
+        site = self.calls[place][0]
+        found: list[LayerBlock] = []
         if isinstance(site.rule, Factored) and "weight" in site.layouts:
             layout = site.layouts["weight"]
             assert isinstance(layout, LinearLayout)
@@ -183,11 +185,6 @@ class Captured:
         site, _ = self.calls[place]
         alone = isinstance(site.rule, Direct) or (isinstance(site.rule, Factored) and "bias" in site.layouts)
         return self.direct(place, gradients) if alone else {}
-
-
-def stacked(parts: list[Tensor]) -> Float[Tensor, "b k ..."]:
-    """Parts side by side on a new second axis; a lone one is not copied."""
-    return parts[0].unsqueeze(1) if len(parts) == 1 else torch.stack(parts, 1)
 
 
 def _flat(site: Site, name: str) -> FlatLayout:
