@@ -10,7 +10,7 @@ from torch import nn
 
 import upweight as uw
 from cases import classification, pearson, slope
-from upweight.curvature.gauss_newton import Differentiated, GaussNewton, curvature_products
+from upweight.curvature.products import Differentiated, GaussNewton, curvature_products
 from upweight.fitted.iterative import Network
 from upweight.linop import BlockDiagonal, KroneckerEigen
 from upweight.questions.question import Question

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from upweight._typing import Float, Tensor
-from upweight.curvature.gauss_newton import GaussNewton
+from upweight.curvature.products import GaussNewton
 from upweight.kernels import fast_float32
 from upweight.router import MOST_ROWS
 from upweight.tiles.layer_jacobians import JacobianSum, LayerJacobian, own_gram, sum_of, untied

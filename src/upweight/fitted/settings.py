@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from upweight.curvature import Relative, block_diagonal, diagonal, ekfac, identity, kfac
 from upweight.curvature.fisher import FISHERS
 from upweight.errors import ConfigError
+from upweight.fitted.solvers import ITERATIVE, Solver
 from upweight.gradients import Engine
 from upweight.linop import BlockDiagonal
 from upweight.solve import Filter
@@ -18,86 +18,14 @@ PROTOCOLS = ("as_refit", "fixed_mean", "fixed_total")
 EXACT = ("hessian", "ggn")
 STRUCTURED: dict[str, Callable[[Engine, str, int, float], BlockDiagonal]] = {
     "ekfac": ekfac,
-    "kfac": lambda engine, fisher, seed, share: kfac(engine, fisher, seed=seed, factor_share=share),
+    "kfac": lambda engine, fisher, seed, share: kfac(engine, fisher, "expand", seed, share),
+    "kfac_reduce": lambda engine, fisher, seed, share: kfac(engine, fisher, "reduce", seed, share),
     "diagonal": diagonal,
     "block_diagonal": block_diagonal,
     "identity": lambda engine, fisher, seed, share: identity(engine),
 }
 CURVATURES = ("auto", *EXACT, *STRUCTURED)
-ITERATIVE = ("block_cg", "lissa", "astra", "lanczos", "nystrom", "woodbury")
-WRITABLE = ("woodbury", "lanczos", "nystrom")
-"""Solvers whose inverse is a matrix at hand: points' own questions are asked of it as well."""
-
-SOLVERS = ("auto", "cholesky", *ITERATIVE)
 PRODUCTS = ("auto", "written", "separable")
-
-
-PRECONDITIONERS = ("curved", "ekfac", "none")
-OPTIONS = {
-    "block_cg": ("steps", "tolerance", "precondition"),
-    "lissa": ("scale", "steps", "repeats", "minibatch", "tolerance"),
-    "astra": ("scale", "steps", "repeats", "minibatch", "tolerance"),
-    "lanczos": ("rank", "steps"),
-    "nystrom": ("rank",),
-}
-"""What each solver can be told; the rest have nothing to tell."""
-
-
-@dataclass(frozen=True)
-class Solver:
-    """A solver with options of its own, for ``Study(solver=...)``; a bare name takes all defaults.
-
-    Args:
-        name: 'block_cg', 'lissa', 'astra', 'lanczos', 'nystrom', 'woodbury' or 'cholesky'.
-        steps: products at most (block_cg), of every series (lissa, astra), or of the Krylov space (lanczos).
-        tolerance: relative residual that counts as converged.
-        rank: eigenvalues kept.
-        scale: σ of a Neumann series; measured on minibatches by default.
-        repeats, minibatch: independent series, and examples of each of their steps.
-        precondition: 'curved' (the examples that bend most, exactly), 'ekfac' or 'none'; by default 'curved' where
-            examples have few outputs.
-
-    Raises:
-        ConfigError: an unknown name, an option this solver has not, or one that is not above zero.
-    """
-
-    name: str
-    steps: int | float | None = None
-    tolerance: float | None = None
-    rank: int | float | None = None
-    scale: float | int | None = None
-    repeats: int | float | None = None
-    minibatch: int | float | None = None
-    precondition: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.name not in SOLVERS:
-            raise ConfigError(f"solver={self.name!r} is unknown. Expected one of {', '.join(SOLVERS)}.")
-        allowed = OPTIONS.get(self.name, ())
-        for option in ("steps", "tolerance", "rank", "scale", "repeats", "minibatch", "precondition"):
-            value: Any = getattr(self, option)
-            if value is None:
-                continue
-            if option not in allowed:
-                raise ConfigError(
-                    f"Solver({self.name!r}) found {option}={value!r}, which it has no use for. Expected {' or '.join(allowed) or 'no option'}; leave it out."
-                )
-            whole = option in ("steps", "rank", "repeats", "minibatch")
-            kinds = int if whole else (str if option == "precondition" else int | float)
-            if not isinstance(value, kinds) or isinstance(value, bool):
-                raise ConfigError(
-                    f"Solver({self.name!r}) found {option}={value!r}. Expected {'a whole number' if whole else 'a number'} above zero."
-                )
-            if not isinstance(value, str) and not 0 < value < float("inf"):
-                raise ConfigError(f"Solver({self.name!r}) found {option}={value!r}. Expected a number above zero.")
-        if self.precondition not in (None, *PRECONDITIONERS):
-            raise ConfigError(
-                f"precondition={self.precondition!r} is unknown. Expected one of {', '.join(PRECONDITIONERS)}."
-            )
-
-    def given(self, *options: str) -> dict[str, Any]:
-        """Those of the options that were given."""
-        return {name: getattr(self, name) for name in options if getattr(self, name) is not None}
 
 
 @dataclass(frozen=True)

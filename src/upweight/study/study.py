@@ -48,7 +48,8 @@ class Study(Asked):
         penalty: r(θ), e.g. ``uw.L2(1e-2)`` for (λ/2)‖θ‖², PyTorch's weight_decay.
         protocol: what a refit does to the penalty: 'fixed_mean' (λ a point), 'fixed_total', or 'as_refit' (the adapter's).
         ids: a name for every training point; its pandas index or position by default.
-        curvature: 'hessian' or 'ggn' (exact); 'ekfac', 'kfac', 'block_diagonal', 'diagonal' or 'identity'; 'auto' is
+        curvature: 'hessian' or 'ggn' (exact); 'ekfac', 'kfac', 'kfac_reduce' (positions averaged first), 'block_diagonal',
+            'diagonal' or 'identity'; 'auto' is
             the Hessian of linear models and of networks up to 4,096 parameters, else EK-FAC.
         solver: 'auto', 'cholesky', 'block_cg'; for networks also 'lissa', 'astra', 'lanczos', 'nystrom', 'woodbury';
             ``uw.Solver('lissa', steps=2000)`` for one with options.
