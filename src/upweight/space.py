@@ -189,6 +189,8 @@ Layout = LinearLayout | FlatLayout
 
 def matching(names: Sequence[str], patterns: str | Sequence[str]) -> list[str]:
     """The names that match a shell-style pattern, or any of several; a pattern must match something."""
+    if not isinstance(patterns, str | Sequence) or not all(isinstance(one, str) for one in patterns):
+        raise ConfigError(f"found {patterns!r} for names of parameters. Expected a name, a pattern, or a list of them.")
     wanted = [patterns] if isinstance(patterns, str) else list(patterns)
     for pattern in wanted:
         if not fnmatch.filter(names, pattern):

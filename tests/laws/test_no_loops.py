@@ -16,9 +16,7 @@ MODELS = {
         {"curvature": "ekfac"},
     ),
     "convolutions, EK-FAC": (
-        lambda: nn.Sequential(
-            nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)
-        ),
+        lambda: nn.Sequential(nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)),
         {"curvature": "ekfac"},
     ),
 }
@@ -27,7 +25,7 @@ QUESTIONS = {
     "first order": lambda study, query: study.drop(query, order="first"),
     "self-influence": lambda study, query: study.self_influence(),
     "leverage": lambda study, query: study.leverage(),
-    "relabel": lambda study, query: study.relabel({place: 0 for place in range(study.fitted.objective.count)}, query),
+    "relabel": lambda study, query: study.relabel(dict.fromkeys(range(study.fitted.objective.count), 0), query),
 }
 ALLOWED = {"relabel": 3}
 """Operations an example may add: a label in the user's terms is read one by one."""

@@ -224,7 +224,7 @@ class Fitted:
         return {item: place for place, item in enumerate(self.objective.examples.ids.tolist())}
 
 
-def _within(engine: Engine, memory: int | None) -> Engine:
+def _within(engine: Engine, memory: float | str | None) -> Engine:
     """The engine with batches that keep within the memory given.
 
     Raises:
@@ -232,6 +232,7 @@ def _within(engine: Engine, memory: int | None) -> Engine:
     """
     if memory is None or not isinstance(engine, NetworkEngine):
         return engine
+    memory = int(memory)
     if engine.example_bytes > memory:
         raise BudgetError(
             f"memory={memory:,} bytes: one example holds {engine.example_bytes:,} bytes in the tracked layers. Expected at least that; raise memory=, or track fewer layers with parameters=."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,6 +29,27 @@ CURVATURES = ("auto", *EXACT, *STRUCTURED)
 PRODUCTS = ("auto", "written", "separable")
 
 
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+"""Bytes in a unit."""
+
+
+def read_bytes(memory: int | float | str | None) -> int | None:
+    """A number of bytes, or a number with a unit: 4e9, '4GB', '512 MiB'.
+
+    Raises:
+        ConfigError: neither, or not above zero.
+    """
+    if memory is None:
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:e\+?\d+)?)\s*([KMGT]?i?B?)\s*", str(memory), re.IGNORECASE)
+    bytes_ = float(found[1]) * UNITS.get(found[2].upper(), 0) if found and not isinstance(memory, bool) else 0
+    if not bytes_ >= 1:
+        raise ConfigError(
+            f"memory={memory!r}. Expected a number of bytes above zero, such as 4e9 or '4GB', or None for half of the machine's."
+        )
+    return int(bytes_)
+
+
 @dataclass(frozen=True)
 class Settings:
     """How curvature is formed and inverted, and what refitting means for the penalty.
@@ -40,7 +62,7 @@ class Settings:
     curvature: str = "auto"
     solver: str | Solver = "auto"
     damping: float | str | Relative | Filter | None = "auto"
-    memory: int | None = None
+    memory: float | str | None = None
     fisher: str = "auto"
     seed: int = 0
     products: str = "auto"
@@ -63,10 +85,9 @@ class Settings:
         if self.damping is None:
             object.__setattr__(self, "damping", 0.0)  # none asked for is none added
         self._check_damping()
-        if self.memory is not None and not self.memory > 0:
-            raise ConfigError(
-                f"memory={self.memory!r}. Expected a number of bytes above zero, or None for half of the machine's."
-            )
+        object.__setattr__(self, "memory", read_bytes(self.memory))
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ConfigError(f"seed={self.seed!r}. Expected a whole number.")
         if not 0 < self.factor_share <= 1:
             raise ConfigError(
                 f"factor_share={self.factor_share!r}. Expected a number above 0 and at most 1, the share of the training set that factors are estimated from."
@@ -105,4 +126,8 @@ class Settings:
     @property
     def budget(self) -> int:
         """Bytes the exact path may take: as given, else half of the machine's memory."""
-        return self.memory if self.memory is not None else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        return (
+            int(self.memory)
+            if self.memory is not None
+            else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        )

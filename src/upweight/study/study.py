@@ -62,7 +62,7 @@ class Study(Asked):
         batch_size: examples read at a time.
         precision: 'bfloat16' runs a float32 network's passes for structured curvature under autocast; sums stay float32.
         strict: refuse tracked parameters that no layer rule covers: see ``coverage``.
-        memory, device: bytes the exact road may take (half of the machine's); where the model should be.
+        memory, device: bytes the exact road may take, or '4GB' (half of the machine's); where the model should be.
 
     Raises:
         InputError, ModelError, ConfigError, NumericalError: see ``upweight.errors``.
@@ -97,7 +97,7 @@ class Study(Asked):
         products: str = "auto",
         seed: int = 0,
         batch_size: int | str = "auto",
-        memory: int | None = None,
+        memory: float | str | None = None,
         device: str | torch.device | None = None,
         strict: bool = False,
         precision: str | None = None,
