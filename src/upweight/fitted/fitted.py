@@ -224,7 +224,7 @@ class Fitted:
         return {item: place for place, item in enumerate(self.objective.examples.ids.tolist())}
 
 
-def _within(engine: Engine, memory: float | str | None) -> Engine:
+def _within(engine: Engine, memory: int | float | str | None) -> Engine:
     """The engine with batches that keep within the memory given.
 
     Raises:

@@ -62,7 +62,7 @@ class Settings:
     curvature: str = "auto"
     solver: str | Solver = "auto"
     damping: float | str | Relative | Filter | None = "auto"
-    memory: float | str | None = None
+    memory: int | float | str | None = None
     fisher: str = "auto"
     seed: int = 0
     products: str = "auto"

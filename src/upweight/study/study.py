@@ -97,7 +97,7 @@ class Study(Asked):
         products: str = "auto",
         seed: int = 0,
         batch_size: int | str = "auto",
-        memory: float | str | None = None,
+        memory: int | float | str | None = None,
         device: str | torch.device | None = None,
         strict: bool = False,
         precision: str | None = None,
