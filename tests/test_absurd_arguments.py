@@ -11,6 +11,7 @@ from torch import nn
 
 import upweight as uw
 
+pytestmark = pytest.mark.filterwarnings("ignore::upweight.errors.NotStationaryWarning")
 X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.arange(12) % 2
 
