@@ -26,7 +26,7 @@ STRUCTURED: dict[str, Callable[[Engine, str, int, float], BlockDiagonal]] = {
     "identity": lambda engine, fisher, seed, share: identity(engine),
 }
 CURVATURES = ("auto", *EXACT, *STRUCTURED)
-PRODUCTS = ("auto", "written", "separable")
+PRODUCTS = ("auto", "written", "separable", "low_rank", "ghost")
 
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

@@ -57,8 +57,8 @@ class Study(Asked):
             for structured curvature also a filter, ``uw.Ridge``, ``uw.Segment`` or ``uw.Mixture``: see ``tune``.
         fisher, seed: labels of structured curvature: 'exact', 'sampled', 'empirical', or 'auto'.
         factor_share: of the training set, evenly spaced, that structured curvature is estimated from.
-        products: how queries meet examples in an eigenbasis: 'written' (exact), 'separable' (low rank, error measured),
-            or 'auto', the cheaper.
+        products: how queries meet examples: 'written' or 'ghost' (exact), 'separable' or 'low_rank' (error measured), each
+            where a layer allows it, or 'auto', the cheapest.
         batch_size: examples read at a time.
         precision: 'bfloat16' runs a float32 network's passes for structured curvature under autocast; sums stay float32.
         strict: refuse tracked parameters that no layer rule covers: see ``coverage``.
