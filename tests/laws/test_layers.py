@@ -139,6 +139,13 @@ def conv(*layers: nn.Module, channels: int) -> Shaped:
     return Shaped(*layers, channels=channels)
 
 
+def sharing(model: nn.Module, first: int, second: int) -> nn.Module:
+    """Two layers of a sequence with one weight."""
+    layers = model.layers if isinstance(model, Shaped) else model
+    layers[second].weight = layers[first].weight
+    return model
+
+
 CASES = {
     "linear": (lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, CLASSES, bias=False)), vectors(4)),
     "linear over positions": (lambda: Shaped(nn.Linear(4, 5), nn.Tanh(), channels=5, back="last"), vectors(6, 4)),
@@ -166,6 +173,25 @@ CASES = {
         tokens(5),
     ),
     "tied": (lambda: Tokens(True), tokens(5)),
+    "tied convolutions": (
+        lambda: sharing(
+            conv(
+                nn.Conv2d(2, 2, 3, padding=1, bias=False),
+                nn.Tanh(),
+                nn.Conv2d(2, 2, 3, padding=1, bias=False),
+                channels=2,
+            ),
+            0,
+            2,
+        ),
+        vectors(2, 4, 3),
+    ),
+    "tied, biases of their own": (
+        lambda: sharing(
+            nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, CLASSES)), 0, 2
+        ),
+        vectors(4),
+    ),
     "embedding bag": (bagged, tokens(4)),
     "layer norm": (
         lambda: nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, CLASSES)),

@@ -18,7 +18,16 @@ from upweight.router import route_ghost, route_low_rank
 from upweight.tiles.drafts import draft_of, separate
 from upweight.tiles.pairs import prepare_pairs
 
-NETWORKS = ["linear", "linear over positions", "conv2d", "layer norm", "tied", "free parameter"]
+NETWORKS = [
+    "linear",
+    "linear over positions",
+    "conv2d",
+    "layer norm",
+    "tied",
+    "tied convolutions",
+    "tied, biases of their own",
+    "free parameter",
+]
 CURVATURES = ["ekfac", "kfac", "diagonal", "block_diagonal", "identity"]
 pytestmark = pytest.mark.filterwarnings("ignore::upweight.errors.NotStationaryWarning")
 

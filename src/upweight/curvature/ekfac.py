@@ -37,27 +37,28 @@ def ekfac(source: Objective | Engine, fisher: str = "auto", seed: int = 0, facto
     Sampled labels of Λ are drawn anew: those that chose the basis would be fitted by it.
 
     Error and cost:
-        The best diagonal in that basis; off-diagonal terms and couplings between layers are dropped. Where
-        each layer is used once an example, one walk: n(i² + o²) for the basis, n·(i² + o² + i·o) for Λ as
-        matrix products; elsewhere a second walk, and s·i·o an example.
+        The best diagonal in that basis; off-diagonal terms and couplings between layers are dropped. For layers used
+        once an example n(i² + o²) for the basis and n·(i² + o² + i·o) for Λ, as matrix products; s·i·o an example more where
+        positions share them. One walk where all layers' inputs and gradients fit into a gigabyte, else two.
     """
     walk = Walk.of(source, fisher, seed, factor_share)
-    draws = 1 if walk.fisher in ("exact", "empirical") else 2
+    again = walk.fisher not in ("exact", "empirical")  # these have no chance in them: one draw serves both
     kept: list[LabelRows] | None = []
 
-    def first_walk():  # the last draw of every batch is kept for Λ where it fits
+    def first_walk():  # a second draw of every batch is kept for Λ where it fits
         nonlocal kept
-        for found in walk.batches(draws):
-            kept = kept if kept is not None and fits_in_memory(walk, found[-1]) else None
+        for drawn in walk.batches():
+            rows = drawn()
+            kept = kept if kept is not None and fits_in_memory(walk, rows) else None
             if kept is not None:
-                kept.append(found[-1])
-            yield found[0]
+                kept.append(drawn() if again else rows)
+            yield rows
 
     sums = collect(first_walk())
     require_finite(sums, walk.objective)
     bases = {key: eigen(Kronecker(*one.means)) for key, one in sums.items() if isinstance(one, LayerSums)}
     values = {key: torch.zeros_like(basis.values) for key, basis in bases.items()}
-    for rows in kept if kept is not None else (found[0] for found in walk.batches()):
+    for rows in kept if kept is not None else (drawn() for drawn in walk.batches()):
         _add_squares(rows, bases, values)
     return with_penalty(_blocks(sums, bases, values, walk.objective), walk.objective)
 

@@ -59,6 +59,13 @@ class LinearHessian(LinearOperator):
     def transpose(self) -> LinearOperator:
         return self
 
+    @property
+    def mean_eigenvalue(self) -> float:
+        """tr/p, the diagonal part included."""
+        bends = self.curves if self.roots is None else self.curves - self.roots.square()
+        trace = float(bends.sum(1) @ self.inputs.square().sum(1)) + float(self.diagonal.sum())
+        return trace / self.size
+
     def single(self) -> LinearHessian:
         """The same in float32."""
         roots = None if self.roots is None else self.roots.float()

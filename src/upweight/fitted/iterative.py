@@ -18,7 +18,6 @@ import torch
 
 from upweight._typing import Tensor
 from upweight.curvature import mean_eigenvalue, shift_gauge
-from upweight.curvature.gauge import typical_product
 from upweight.curvature.linear_hessian import LinearHessian, kronecker_preconditioner, linear_hessian
 from upweight.curvature.most_curved import most_curved
 from upweight.curvature.products import Differentiated, GaussNewton, curvature_products, root_rows
@@ -30,6 +29,7 @@ from upweight.linop import Diagonal
 from upweight.objective.data import Chosen
 from upweight.router import keeps_directions, route_inverse
 from upweight.solve import BlockCG, Inverse, Neumann, Verdict, inverse, lanczos, nystrom, woodbury
+from upweight.solve.verdict import in_units
 
 
 def of_linear_model(exact: Exact, count: int) -> BlockCG | None:
@@ -58,11 +58,11 @@ def of_linear_model(exact: Exact, count: int) -> BlockCG | None:
 def _linear_cg(exact: Exact, hessian: LinearHessian) -> BlockCG:
     fast, objective = hessian.single(), exact.engine.objective
     gauge = None if exact.damping else shift_gauge(objective, hessian)
-    mean = typical_product(hessian, objective.theta.double()) if exact.damping else 1.0
+    mean = hessian.mean_eigenvalue - exact.damping if exact.damping else 1.0
     verdict = Verdict(
         "block conjugate gradients",
         damping=exact.damping,
-        damping_share=exact.damping / mean,
+        damping_share=in_units(exact.damping, mean),
         gauge=0 if gauge is None else len(gauge),
     )
     return BlockCG(fast, hessian, kronecker_preconditioner(fast), gauge, verdict=verdict)

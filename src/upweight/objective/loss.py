@@ -19,7 +19,7 @@ class Loss(ABC):
     name: str
     unit: str
     kind: str
-    """What the targets are: 'class', 'binary', 'real', 'count', 'sign' or 'free'."""
+    """What the targets are: 'class', 'binary', 'real', 'count', 'sign', 'tokens' or 'free'."""
 
     @abstractmethod
     def values(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b"]:

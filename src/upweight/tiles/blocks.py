@@ -7,6 +7,7 @@ over the s positions that share the weight, kept as its factors.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -274,6 +275,24 @@ class BlockSum(Block):
         for part in self.parts[1:]:
             total = total + of(part)
         return total
+
+
+def untied_blocks(block: BlockSum) -> tuple[LayerBlock, ...]:
+    """Parts on disjoint places of θ: those that share a parameter are added up and written out, as ``untied`` does for Jacobians."""
+    if not block.tied:
+        return block.parts
+    alone, together, wheres = shared_places([part.layout for part in block.parts])
+    rows = added_rows([(block.parts[k].layout, block.parts[k].own_rows()) for k in together])
+    flat = [PlacedBlock(rows[:, a:b], FlatLayout(rows.shape[1], slice(a, b))) for a, b in wheres]
+    return (*(block.parts[k] for k in alone), *flat)
+
+
+def shared_places(layouts: list[Layout]) -> tuple[list[int], list[int], list[tuple[int, int]]]:
+    """Which layouts have their parameters to themselves, which share some, and where all parameters of the latter lie."""
+    counts = Counter(at for layout in layouts for at in layout.places)
+    together = [k for k, layout in enumerate(layouts) if any(counts[at] > 1 for at in layout.places)]
+    alone = [k for k in range(len(layouts)) if k not in together]
+    return alone, together, sorted({at for k in together for at in layouts[k].places})
 
 
 def added_rows(parts: list[tuple[Layout, Tensor]]) -> Float[Tensor, "k p"]:

@@ -11,7 +11,16 @@ from upweight._typing import Float, Int, Tensor
 from upweight.linop import BlockDiagonal, KroneckerEigen, LinearOperator
 from upweight.router import chunk, route_rotation
 from upweight.space import FlatLayout, Layout, LinearLayout
-from upweight.tiles.blocks import Block, BlockSum, FactoredBlock, IndexedBlock, LayerBlock, PlacedBlock, SharedBlock
+from upweight.tiles.blocks import (
+    Block,
+    BlockSum,
+    FactoredBlock,
+    IndexedBlock,
+    LayerBlock,
+    PlacedBlock,
+    SharedBlock,
+    shared_places,
+)
 from upweight.tiles.jacobian import Jacobian, LayerJacobian, add_dense_gram, dense_sandwich
 
 
@@ -148,14 +157,12 @@ def untied(layers: tuple[LayerJacobian, ...], tied: bool) -> tuple[LayerJacobian
     """Layers on disjoint parts of θ: those that share a parameter are added up and written out."""
     if not tied:
         return layers
-    places = [set(layer.layout.places) for layer in layers]
-    shared = {at for k, mine in enumerate(places) for other in places[k + 1 :] for at in mine & other}
-    together = [layer for layer, mine in zip(layers, places, strict=True) if mine & shared]
-    alone = [layer for layer, mine in zip(layers, places, strict=True) if not mine & shared]
-    rows = sum_of([layer.dense() for layer in together])
-    wheres = sorted({at for mine in places if mine & shared for at in mine})
+    alone, together, wheres = shared_places([layer.layout for layer in layers])
+    if not together:
+        return layers
+    rows = sum_of([layers[k].dense() for k in together])
     flat = [PlacedJacobian(rows[:, :, a:b], FlatLayout(rows.shape[2], slice(a, b))) for a, b in wheres]
-    return (*alone, *flat)
+    return (*(layers[k] for k in alone), *flat)
 
 
 def factored_block(inputs: Float[Tensor, "b s i"], outputs: Float[Tensor, "b s o"], layout: LinearLayout) -> LayerBlock:

@@ -22,7 +22,16 @@ from upweight.kernels import fast_float32
 from upweight.linop import BlockDiagonal, Identity, LinearOperator, Scaled
 from upweight.router import EXACT_FLOPS, chunk, route_ghost
 from upweight.space import FlatLayout
-from upweight.tiles.blocks import Block, BlockSum, DenseBlock, FactoredBlock, LayerBlock, PlacedBlock, SharedBlock
+from upweight.tiles.blocks import (
+    Block,
+    BlockSum,
+    DenseBlock,
+    FactoredBlock,
+    LayerBlock,
+    PlacedBlock,
+    SharedBlock,
+    untied_blocks,
+)
 from upweight.tiles.drafts import Draft, Places, draft_of, ranks_of
 from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, written_rows
 
@@ -196,6 +205,6 @@ def parts_of(block: Block) -> tuple[LayerBlock, ...]:
     if isinstance(block, DenseBlock):  # a model without layer rules is one block, all of θ
         size = block.values.shape[1]
         return (PlacedBlock(block.values, FlatLayout(size, slice(0, size))),)
-    parts = block.parts if isinstance(block, BlockSum) else (block,)
+    parts = untied_blocks(block) if isinstance(block, BlockSum) else (block,)
     assert all(isinstance(part, LayerBlock) for part in parts)
     return parts  # pyright: ignore
