@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -18,27 +17,49 @@ import torch
 ALLOWING = "bf16"
 """The setting of ``torch.backends.mkldnn.matmul.fp32_precision`` under which float32 products reach oneDNN."""
 
+INHERITED = "none"
+"""The setting that takes what its parents say."""
+
 PROBE_SIZES = ((256, 256, 256), (64, 1024, 64), (1024, 96, 96), (33, 257, 129))
 """Products whose rounding is measured: each takes its own kernel in oneDNN."""
 
 PROBE_ERROR = 4e-6
 """The largest relative error of a probe that float32 could have made; bfloat16 makes a thousand times that."""
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _held: dict[str, Any] = {"count": 0, "before": None}
+_kept: list[bool] = []
 
 
 @contextmanager
 def fast_float32() -> Iterator[None]:
     """Within, and as a decorator, float32 products on the CPU take the faster kernels. Nests; the switch is put back.
 
+    No code of a model's own runs inside: ``torch.get_float32_matmul_precision`` refuses to answer there.
+
     Error and cost:
         Results differ from those outside by the order of summation. A few microseconds.
     """
-    if not _keeps_float32():
+    with without_autocast(), _switched():
+        yield
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """An autocast around whoever asks is not for derivatives: within, precision is the tensors' own."""
+    with ExitStack() as left:
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                left.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@contextmanager
+def _switched() -> Iterator[None]:
+    switch = _switch()
+    if switch is None or not _keeps_float32(switch):
         yield
         return
-    switch = _switch()
     with _lock:  # whoever is last puts back what the first one found
         if not _held["count"]:
             _held["before"] = switch.fp32_precision
@@ -50,15 +71,25 @@ def fast_float32() -> Iterator[None]:
         with _lock:
             _held["count"] -= 1
             if not _held["count"]:
-                switch.fp32_precision = _held["before"]
+                _put_back(switch, _held["before"])
 
 
-@cache
-def _keeps_float32() -> bool:
-    """Whether products under the switch are rounded as float32: measured against float64."""
-    switch = _switch()
-    if switch is None:
-        return False
+def _put_back(switch: Any, before: str) -> None:
+    """The switch as found: what is read may have been inherited, so it is only written where inheriting gives something else."""
+    switch.fp32_precision = INHERITED
+    if switch.fp32_precision != before:
+        switch.fp32_precision = before
+
+
+def _keeps_float32(switch: Any) -> bool:
+    """Whether products under the switch are rounded as float32: measured against float64, once a process."""
+    with _lock:
+        if not _kept:
+            _kept.append(_measured(switch))
+        return _kept[0]
+
+
+def _measured(switch: Any) -> bool:
     before, generator = switch.fp32_precision, torch.Generator().manual_seed(0)
     try:
         switch.fp32_precision = ALLOWING
@@ -66,11 +97,11 @@ def _keeps_float32() -> bool:
     except RuntimeError:
         return False
     finally:
-        switch.fp32_precision = before
+        _put_back(switch, before)
 
 
 def _switch() -> Any:
-    """PyTorch's switch, None where this PyTorch has none."""
+    """PyTorch's switch, None where this PyTorch has none, or has oneDNN turned off just now."""
     matmul = getattr(torch.backends.mkldnn, "matmul", None)
     usable = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
     return matmul if usable and hasattr(matmul, "fp32_precision") else None

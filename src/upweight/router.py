@@ -51,33 +51,32 @@ def route_rotation(s: int, i: int, o: int, k: int) -> str:
     return "factors" if s * (i * i + k * o * o) <= k * o * i * (o + i) else "gradients"
 
 
-SEPARABLE_ERROR = 0.04
-"""Relative error that the separable rule may make over all layers: a Pearson correlation of .999 with the exact scores."""
+TRUNCATION_ERROR = 0.04
+"""Relative error over all pairs and layers that truncations may make: a Pearson correlation of .999 with the exact scores."""
 
 EXACT_FLOPS = 2e10
 """Work below which pairs are never approximated: a fraction of a second."""
 
 MOST_RANKS = 64
-"""Ranks up to which the separable rule is tried."""
+"""Ranks up to which a truncation is tried."""
 
 
-def route_pairs(ranks: int, i: int, o: int) -> str:
-    """How queries and examples of a layer used once an example meet in an eigenbasis, once its rank is known.
+def cost_separable(rank: int, i: int, o: int) -> float:
+    """FLOPs of a pair of a layer used once an example, in an eigenbasis.
 
-    separable   2·r·(o + i) FLOPs a pair
-    written     2·o·i FLOPs a pair, exact
+    rank r   separable                2·r·(o + i)
+    rank 0   written out, exact       2·o·i
     """
-    return "separable" if ranks * (o + i) < o * i else "written"
+    return 2.0 * rank * (o + i) if rank else 2.0 * o * i
 
 
-def route_low_rank(ranks: int, s: int, i: int, o: int, m: int) -> str:
-    """How m queries meet the examples of a layer shared by s positions, by the rank of their matrices.
+def cost_low_rank(rank: int, s: int, i: int, o: int, m: int) -> float:
+    """FLOPs of an example of a layer shared by s positions with m queries.
 
-    low_rank   every position against every factor       2·s·m·r·(o + i) FLOPs an example
-    written    see ``route_product``, exact
+    rank r   every position against every factor     2·s·m·r·(o + i)
+    rank 0   written out, see ``route_product``, exact
     """
-    written = min(2.0 * s * m * o * (i + 1), 2.0 * o * i * (s + m))
-    return "low_rank" if 2.0 * s * m * ranks * (o + i) < written else "written"
+    return 2.0 * s * m * rank * (o + i) if rank else min(2.0 * s * m * o * (i + 1), 2.0 * o * i * (s + m))
 
 
 def route_ghost(s: int, t: int, i: int, o: int, m: int) -> bool:

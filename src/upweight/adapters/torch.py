@@ -185,9 +185,9 @@ def _same_device(model: nn.Module, device: str | torch.device) -> None:
 def _size(batch_size: int | str) -> int | None:
     if batch_size == "auto":
         return None
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
         raise ConfigError(f"batch_size={batch_size!r}. Expected a positive integer or 'auto'.")
-    return batch_size
+    return int(batch_size)
 
 
 def _precision(wanted: str | None, theta: Tensor) -> torch.dtype | None:

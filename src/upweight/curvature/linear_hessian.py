@@ -9,6 +9,7 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.gradients import LinearEngine
+from upweight.kernels import fast_float32
 from upweight.linop import LinearOperator
 from upweight.space import LinearLayout
 
@@ -40,6 +41,7 @@ class LinearHessian(LinearOperator):
     def symmetric(self) -> bool:
         return True
 
+    @fast_float32()
     def after(self, rows: Tensor) -> Tensor:
         rows = rows.to(self.inputs.dtype)
         matrices = self.layout.matrix(rows)  # (k, o, i)

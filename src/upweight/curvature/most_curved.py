@@ -35,6 +35,7 @@ class MostCurved:
     level: float
     share: float
 
+    @fast_float32()
     def __call__(self, vectors: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
         """Rows times the inverse, in the rows' own precision."""
         vectors = vectors.to(self.rows.parts[0].slopes.dtype)
@@ -42,7 +43,6 @@ class MostCurved:
         return (vectors - self.rows.pull_sum(along.to(vectors.dtype).unsqueeze(1))) / self.level
 
 
-@fast_float32()
 def most_curved(products: GaussNewton, most: int = MOST_ROWS) -> MostCurved:
     """The preconditioner of a Gauss-Newton matrix whose Jacobians are captured.
 
@@ -61,7 +61,8 @@ def most_curved(products: GaussNewton, most: int = MOST_ROWS) -> MostCurved:
     kept = [_chosen(rows, length >= limit) for rows, length in zip(found, lengths, strict=True)]
     layers = [_joined(list(parts)) for parts in zip(*[rows for rows in kept if len(rows[0])], strict=True)]
     level = float(products.diagonal.mean())
-    gram = sum_of([own_gram(layer).double() for layer in layers])
+    with fast_float32():
+        gram = sum_of([own_gram(layer).double() for layer in layers])
     gram.diagonal().add_(level)
     share = float(squares[squares >= limit].sum() / squares.sum())
     return MostCurved(JacobianSum(tuple(layers)), torch.linalg.cholesky(gram), level, share)

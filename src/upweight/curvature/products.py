@@ -19,6 +19,7 @@ from upweight.curvature.fisher import MOST_LABELS, read_fisher
 from upweight.gradients import Engine, NetworkEngine
 from upweight.gradients.network import NetworkJacobian
 from upweight.gradients.vmap import plain_attention
+from upweight.kernels import fast_float32
 from upweight.linop import LinearOperator
 from upweight.objective import Examples
 from upweight.router import KEPT_BYTES, TILE_BYTES, chunk
@@ -67,7 +68,8 @@ class GaussNewton(Products):
         rows = rows.to(self.dtype)
         total = rows * self.diagonal.to(rows)
         for jacobian, curvature in self.tiles():
-            total += jacobian.pull_sum(curvature.to(rows.dtype) @ jacobian.jvp(rows))
+            with fast_float32():
+                total += jacobian.pull_sum(curvature.to(rows.dtype) @ jacobian.jvp(rows))
         return total
 
     def in_type(self, dtype: torch.dtype) -> GaussNewton:

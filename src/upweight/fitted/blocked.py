@@ -10,7 +10,7 @@ from upweight.curvature.fisher import read_fisher
 from upweight.errors import ConfigError
 from upweight.fitted.settings import STRUCTURED, Settings
 from upweight.gradients import Engine
-from upweight.linop import BlockDiagonal, LinearOperator
+from upweight.linop import BlockDiagonal, Diagonal, LinearOperator
 from upweight.solve import Filter, Inverted, filtered, inverse
 
 AUTO_DAMPING = Relative(0.1)
@@ -85,6 +85,10 @@ class Blocked:
         part = "" if self.settings.factor_share == 1 else f" from {self.settings.factor_share:.0%} of the training set"
         count = len(self.curvature.parts)
         said = [f"{self.kind} in {count} block{'s' * (count != 1)}", f"{fisher} Fisher{part}"]
+        bare = [block for _, block in self.curvature.parts if isinstance(block, Diagonal)]
+        if self.kind in ("ekfac", "kfac", "kfac_reduce") and bare:
+            size = sum(block.size for block in bare) / self.curvature.size
+            said.append(f"{len(bare)} of them a plain diagonal, {size:.0%} of the parameters, for want of a layer rule")
         if self.settings.precision == "bfloat16":
             said.append("passes in bfloat16")
         if isinstance(self.chosen_damping, Filter):

@@ -35,6 +35,7 @@ from upweight.linop import BlockDiagonal, LinearOperator
 from upweight.objective import Objective
 from upweight.objective.data import index_array
 from upweight.solve import Inverse, Verdict
+from upweight.tiles import Block, drafts
 
 DEAR = 10**7
 """Numbers a network's layers hold over the training set from which its gradient is estimated from some examples."""
@@ -179,6 +180,15 @@ class Fitted:
     @cached_property
     def _iterative(self) -> Inverse:
         return of_network(self.blocked, self.kind)
+
+    @cached_property
+    def sampled_rows(self) -> Block:
+        """Gradients of some training examples, drawn from all of them: what truncations are measured on."""
+        (least, most), n = drafts.SAMPLED_EXAMPLES, self.objective.count
+        size = min(max(int(drafts.SAMPLED_SHARE * n), least), most)
+        drawn = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:size]
+        places = np.sort(drawn.numpy())
+        return self.engine.gradients(self.objective.moved(self.objective.examples.read(places)))
 
     @cached_property
     def measured_stationarity(self) -> Stationarity:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from upweight.curvature import Relative, block_diagonal, diagonal, ekfac, identity, kfac
 from upweight.curvature.fisher import FISHERS
 from upweight.errors import ConfigError
@@ -29,8 +31,8 @@ CURVATURES = ("auto", *EXACT, *STRUCTURED)
 PRODUCTS = ("auto", "written", "separable", "low_rank", "ghost")
 
 
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-"""Bytes in a unit."""
+UNITS = {"": 0, "K": 3, "M": 6, "G": 9, "T": 12}
+"""Zeros of a prefix; with an i, as in GiB, thirds of them are powers of 1,024."""
 
 
 def read_bytes(memory: int | float | str | None) -> int | None:
@@ -41,9 +43,12 @@ def read_bytes(memory: int | float | str | None) -> int | None:
     """
     if memory is None:
         return None
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:e\+?\d+)?)\s*([KMGT]?i?B?)\s*", str(memory), re.IGNORECASE)
-    bytes_ = float(found[1]) * UNITS.get(found[2].upper(), 0) if found and not isinstance(memory, bool) else 0
-    if not bytes_ >= 1:
+    found = re.fullmatch(r"\s*(\d*\.?\d+(?:e\+?\d+)?)\s*([KMGT]?)(i?)B?\s*", str(memory), re.IGNORECASE)
+    bytes_ = 0.0
+    if found and not isinstance(memory, bool):
+        zeros = UNITS[found[2].upper()]
+        bytes_ = float(found[1]) * (1024 ** (zeros // 3) if found[3] else 10**zeros)
+    if not 1 <= bytes_ < float("inf"):
         raise ConfigError(
             f"memory={memory!r}. Expected a number of bytes above zero, such as 4e9 or '4GB', or None for half of the machine's."
         )
@@ -86,9 +91,14 @@ class Settings:
             object.__setattr__(self, "damping", 0.0)  # none asked for is none added
         self._check_damping()
         object.__setattr__(self, "memory", read_bytes(self.memory))
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise ConfigError(f"seed={self.seed!r}. Expected a whole number.")
-        if not 0 < self.factor_share <= 1:
+        if (
+            isinstance(self.seed, bool)
+            or not isinstance(self.seed, int | np.integer)
+            or not -(2**63) <= self.seed < 2**63
+        ):
+            raise ConfigError(f"seed={self.seed!r}. Expected a whole number of at most 63 bits.")
+        number = isinstance(self.factor_share, int | float) and not isinstance(self.factor_share, bool)
+        if not number or not 0 < self.factor_share <= 1:
             raise ConfigError(
                 f"factor_share={self.factor_share!r}. Expected a number above 0 and at most 1, the share of the training set that factors are estimated from."
             )

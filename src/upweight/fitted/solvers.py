@@ -76,16 +76,14 @@ class Solver:
                 )
             whole = option in ("steps", "rank", "repeats", "minibatch")
             kinds = int if whole else (str if option == "precondition" else int | float)
+            if option == "precondition" and value not in PRECONDITIONERS:
+                raise ConfigError(f"precondition={value!r} is unknown. Expected one of {', '.join(PRECONDITIONERS)}.")
             if not isinstance(value, kinds) or isinstance(value, bool):
                 raise ConfigError(
                     f"Solver({self.name!r}) found {option}={value!r}. Expected {'a whole number' if whole else 'a number'} above zero."
                 )
             if not isinstance(value, str) and not 0 < value < float("inf"):
                 raise ConfigError(f"Solver({self.name!r}) found {option}={value!r}. Expected a number above zero.")
-        if self.precondition not in (None, *PRECONDITIONERS):
-            raise ConfigError(
-                f"precondition={self.precondition!r} is unknown. Expected one of {', '.join(PRECONDITIONERS)}."
-            )
 
     def given(self, *options: str) -> dict[str, Any]:
         """Those of the options that were given."""

@@ -209,8 +209,7 @@ def capture(
     own = general.objective.theta.dtype
     like = theta.new_zeros((), dtype=torch.promote_types(own, torch.float32))
     lower = torch.autocast(theta.device.type, precision or torch.bfloat16, enabled=precision is not None)
-    watched, guarded = _watched(sites, calls, like), as_found(model)
-    with refused_in_words(batch), watched, guarded, torch.enable_grad(), lower, fast_float32():
+    with refused_in_words(batch), _watched(sites, calls, like), as_found(model), torch.enable_grad(), lower:
         outputs, targets = general.run(theta.to(own).detach(), batch)
         outputs = outputs.to(like.dtype)
     return Captured(outputs, targets, [(site, calls[site.name]) for site in sites if calls[site.name]], len(outputs))

@@ -9,14 +9,24 @@ from torch import nn
 from torch.func import functional_call
 
 from upweight._typing import Tensor
+from upweight.errors import ConfigError
+from upweight.kernels import without_autocast
 
 
 @contextmanager
 def as_found(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, compiled parts run as written; modes and the random state as they were, also after an error."""
+    """Eval mode inside, compiled parts run as written, no autocast around; all as it was afterwards, also after an error.
+
+    Raises:
+        ConfigError: asked under ``torch.inference_mode``, whose tensors have no derivatives.
+    """
+    if torch.is_inference_mode_enabled():
+        raise ConfigError(
+            "found torch.inference_mode(). Expected to be asked outside of it, since derivatives are taken; use torch.no_grad() where the rest needs none."
+        )
     modes = [(module, module.training) for module in model.modules()]
     cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=cuda), _as_written(model):
+    with torch.random.fork_rng(devices=cuda), _as_written(model), without_autocast():
         try:
             model.eval()
             yield

@@ -85,7 +85,6 @@ def estimate_stationarity(engine: Engine, examples: int) -> Stationarity:
     return _in_units(engine, *_sums(engine, Chosen(objective.examples, places), weights), places)
 
 
-@fast_float32()
 def _sums(engine: Engine, examples: Examples, amounts: Float[Tensor, "n"]) -> tuple[Float[Tensor, "p"], float]:
     """Σ wᵢ∇ℓᵢ and Σ wᵢ‖∇ℓᵢ‖², every loss and gradient checked."""
     objective = engine.objective
@@ -94,10 +93,11 @@ def _sums(engine: Engine, examples: Examples, amounts: Float[Tensor, "n"]) -> tu
         weights, names = amounts[where], examples.ids[where]
         outputs, targets, jacobian = engine.linearised(batch, names)
         block = jacobian.vjp(objective.loss.gradient(outputs, targets))
-        norms = block.squared_norms().to(weights.dtype)
+        with fast_float32():
+            norms = block.squared_norms().to(weights.dtype)
+            block.add_sum(weights, total)
         _check(objective.loss.values(outputs, targets), norms, names)
         squares += float(weights @ norms)
-        block.add_sum(weights, total)
     return total, squares
 
 

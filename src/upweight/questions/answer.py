@@ -68,7 +68,8 @@ def by_layers(fitted: Fitted, tiles: Iterable[Tile], count: int, measured: Measu
     for tile in tiles:
         block = tile.changes.block()
         if pairs is None:
-            pairs = prepare_pairs(measured.layers(), operator, fitted.blocked.curvature, block, count, fitted.forced)
+            rows, curvature = lambda: fitted.sampled_rows, fitted.blocked.curvature
+            pairs = prepare_pairs(measured.layers(), operator, curvature, rows, count, fitted.forced)
             values = torch.empty(count, pairs.count, dtype=torch.float64)
             words = damping_words(fitted, measured, lambda block=block: block)
         found = pairs.against(block)
@@ -93,7 +94,7 @@ def at_newton_steps(
         correction = corrected(tile.changes, fitted.own_inverse(share), pull if share else None)
         refused += int(correction.refused.sum())
         if share not in sides:
-            sides = {share: _side(fitted, measured, share, count, pull, tile.changes)}
+            sides = {share: _side(fitted, measured, share, count, pull)}
         found = sides[share](tile.changes, correction.push)
         results = torch.empty(count, len(found), dtype=torch.float64) if results is None else results
         results[tile.columns] = found.T.cpu()
@@ -109,7 +110,7 @@ def at_first_moves(fitted: Fitted, tiles: Iterable[Tile], count: int, measured: 
         solution = fitted.row_inverse(measured.outputs.numel()).solve(measured.output_rows())
         side, verdict = partial(_shifted, measured, solution.rows, pull), solution.verdict
     for tile in tiles:
-        side = side or _side(fitted, measured, 0.0, count, pull, tile.changes)
+        side = side or _side(fitted, measured, 0.0, count, pull)
         results[:, tile.columns] = side(tile.changes, tile.changes.push).cpu()
     return Answer(results, "first", verdict)
 
@@ -123,11 +124,11 @@ def _shifted(
 
 
 def _side(
-    fitted: Fitted, measured: Measurement | None, share: float, count: int, pull: Tensor, sample: Changes
+    fitted: Fitted, measured: Measurement | None, share: float, count: int, pull: Tensor
 ) -> Callable[[Changes, Tensor], Tensor]:
     """(changes, push) ↦ results (r, k), solving for the outputs of the queries or for the changes, whichever are fewer."""
     if fitted.structured and measured is not None:
-        return _side_by_layers(fitted, measured, count, pull, sample)
+        return _side_by_layers(fitted, measured, count, pull)
     inverse = fitted.own_inverse(share)
     if measured is None:
         return lambda changes, push: -_products(changes, push, inverse.dense(), pull).T
@@ -137,13 +138,13 @@ def _side(
 
 
 def _side_by_layers(
-    fitted: Fitted, measured: Measurement, count: int, pull: Tensor, sample: Changes
+    fitted: Fitted, measured: Measurement, count: int, pull: Tensor
 ) -> Callable[[Changes, Tensor], Tensor]:
     """(changes, push) ↦ results (r, k) at outputs shifted by −J_q P Jᵀu, from the factors of both."""
     operator = fitted.blocked.inverse.operator
     assert isinstance(operator, BlockDiagonal)
-    sampled, curvature = sample.block(), fitted.blocked.curvature
-    pairs = prepare_pairs(measured.output_layers(), operator, curvature, sampled, count, fitted.forced)
+    rows, curvature = lambda: fitted.sampled_rows, fitted.blocked.curvature
+    pairs = prepare_pairs(measured.output_layers(), operator, curvature, rows, count, fitted.forced)
     shape = tuple(measured.outputs.shape)
     moved = torch.cat([j.jvp((pull @ operator).to(measured.outputs.dtype).unsqueeze(0)) for j in measured.jacobians])
 

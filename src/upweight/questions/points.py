@@ -162,7 +162,6 @@ def _say_what_stands_in(fitted: Fitted) -> None:
         )
 
 
-@fast_float32()
 def _own(fitted: Fitted, amounts: Tensor, of: Callable[[Changes, Float[Tensor, "k o o"]], Tensor]) -> np.ndarray:
     """A number of each point from its own Jᵢ H⁻¹ Jᵢᵀ."""
     inverse = fitted.own_inverse(0.0)
@@ -184,7 +183,6 @@ def _finite(fitted: Fitted, values: Float[Tensor, "n"]) -> np.ndarray:
     return values.cpu().numpy()
 
 
-@fast_float32()
 def _own_of_blocks(fitted: Fitted, slopes: Callable[[Tensor, Tensor], Tensor]) -> np.ndarray:
     """vᵢᵀPvᵢ with vᵢ = Jᵢᵀ·slopes, layer by layer: one backward pass an example, and nothing of size p."""
     operator = fitted.blocked.inverse.operator
@@ -194,7 +192,9 @@ def _own_of_blocks(fitted: Fitted, slopes: Callable[[Tensor, Tensor], Tensor]) -
     for where, batch in fitted.engine.batches():
         outputs, targets, jacobian = fitted.engine.linearised(batch, fitted.objective.examples.ids[where])
         layers = jacobian.pulled([slopes(outputs, targets)])
-        parts.append(sum_of([layer_sandwich(layer, blocks[layer.layout.places]).double() for layer in layers])[:, 0, 0])
+        with fast_float32():
+            own = [layer_sandwich(layer, blocks[layer.layout.places]).double() for layer in layers]
+        parts.append(sum_of(own)[:, 0, 0])
     return _finite(fitted, torch.cat(parts))
 
 

@@ -51,7 +51,8 @@ def _by_blocks(question: Question, tiles: Iterable[Tile], count: int) -> Split:
     for tile in tiles:
         block = tile.changes.block()
         if pairs is None:
-            pairs = prepare_pairs(measured.layers(), operator, fitted.blocked.curvature, block, count, fitted.forced)
+            rows, curvature = lambda: fitted.sampled_rows, fitted.blocked.curvature
+            pairs = prepare_pairs(measured.layers(), operator, curvature, rows, count, fitted.forced)
             values = torch.zeros(len(names), count, pairs.count, dtype=torch.float64)
         for part in parts_of(block):
             place = names.index(homes[part.layout.places[0][0]])

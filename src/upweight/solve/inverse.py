@@ -55,7 +55,9 @@ def inverse(operator: LinearOperator, gauge: Float[Tensor, "g p"] | None = None)
     damping = operator.damping if isinstance(operator, Damped) else 0.0
     base = operator.base if isinstance(operator, Damped) else operator
     if isinstance(base, BlockDiagonal):
-        return _blockwise(base.damped(damping) if damping else base)
+        whole = base.damped(damping) if damping else base
+        assert isinstance(whole, BlockDiagonal)
+        return _blockwise(whole)
     if isinstance(base, Kronecker):
         base = eigen(base)
     if isinstance(base, KroneckerEigen):

@@ -9,15 +9,17 @@ Ranks are raised, cheapest first, until the error measured against the exact sco
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from upweight._typing import Float, Tensor
-from upweight.linop import Identity, KroneckerEigen, LinearOperator, Scaled
-from upweight.router import MOST_RANKS, SEPARABLE_ERROR, route_low_rank, route_pairs
+from upweight._typing import Float, Int, Tensor
+from upweight.linop import Identity, Kronecker, KroneckerEigen, LinearOperator, Scaled
+from upweight.router import MOST_RANKS, TRUNCATION_ERROR, cost_low_rank, cost_separable
+from upweight.space import LinearLayout
 from upweight.tiles.blocks import FactoredBlock, LayerBlock, SharedBlock
-from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, written_rows
+from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, factored_block, written_rows
 
 Places = tuple[tuple[int, int], ...]
 """Where a layer's parameters begin and end in θ."""
@@ -25,27 +27,28 @@ Places = tuple[tuple[int, int], ...]
 RANK_STEP = 4
 """Ranks added at a time."""
 
-TINY = torch.finfo(torch.float32).tiny
-
 MASS_FLOOR = 1e-12
 """Share of the largest mass that directions without any still weigh, so that weights can be divided by."""
 
-SAMPLED_QUERIES, SAMPLED_EXAMPLES = 16, 64
-"""Pairs on which a truncation's error is measured: a thousand, at a thousandth of the whole cost."""
+SAMPLED_QUERIES, SAMPLED_EXAMPLES, SAMPLED_SHARE = 64, (64, 512), 1 / 16
+"""Pairs on which a truncation's error is measured, drawn from all: a few large scores decide, so that fewer miss them.
+
+Examples are a sixteenth of all, within these bounds.
+"""
 
 
 @dataclass(frozen=True)
 class Draft(ABC):
-    """A layer that might be met truncated, and the error of every rank up to the highest.
+    """A layer that might be met truncated, and what every rank up to the highest misses.
 
     Attributes:
-        errors: squared error of each rank over the sampled pairs.
+        misses: truncated − exact at every rank, on the sampled pairs.
         exact: the exact scores of the sampled pairs.
     """
 
     mine: list[FactoredJacobian]
     inverse: LinearOperator
-    errors: Float[Tensor, "r"]
+    misses: Float[Tensor, "r b q"]
     exact: Float[Tensor, "b q"]
 
     @property
@@ -58,14 +61,13 @@ class Draft(ABC):
     def rule(self) -> str:
         """The rule it is a draft of."""
 
-    @property
     @abstractmethod
-    def price(self) -> int:
-        """What one more rank costs a pair."""
+    def cost(self, rank: int) -> float:
+        """Products an example takes with all queries at this rank; at 0, with queries written out."""
 
-    @abstractmethod
     def pays(self, rank: int) -> bool:
         """Whether this rank is cheaper than queries written out."""
+        return self.cost(rank) < self.cost(0)
 
     @abstractmethod
     def factors(self, rank: int) -> tuple[Float[Tensor, "x o"], Float[Tensor, "x i"]]:
@@ -85,12 +87,8 @@ class SeparableDraft(Draft):
     def rule(self) -> str:
         return "separable"
 
-    @property
-    def price(self) -> int:
-        return len(self.u) + len(self.v)
-
-    def pays(self, rank: int) -> bool:
-        return route_pairs(rank, len(self.v), len(self.u)) == "separable"
+    def cost(self, rank: int) -> float:
+        return len(self.slopes) * cost_separable(rank, len(self.v), len(self.u))
 
     def factors(self, rank: int) -> tuple[Tensor, Tensor]:
         slopes = (self.slopes.unsqueeze(0) * self.u.T[:rank].unsqueeze(1)).flatten(0, 1)  # (r·m, o)
@@ -112,13 +110,9 @@ class LowRankDraft(Draft):
     def rule(self) -> str:
         return "low_rank"
 
-    @property
-    def price(self) -> int:
-        return self.positions * (self.slopes.shape[2] + self.inputs.shape[2])
-
-    def pays(self, rank: int) -> bool:
+    def cost(self, rank: int) -> float:
         (_, m, o), i = self.slopes.shape, self.inputs.shape[2]
-        return route_low_rank(rank, self.positions, i, o, m) == "low_rank"
+        return cost_low_rank(rank, self.positions, i, o, m)
 
     def factors(self, rank: int) -> tuple[Tensor, Tensor]:
         return self.slopes[:rank].flatten(0, 1), self.inputs[:rank].flatten(0, 1)
@@ -128,86 +122,186 @@ def draft_of(
     mine: list[LayerJacobian],
     inverse: LinearOperator,
     curvature: LinearOperator,
-    sample: LayerBlock,
+    sample: Callable[[], LayerBlock],
+    asked: Int[Tensor, "q"],
     force: str | None,
 ) -> Draft | None:
-    """The draft of a layer, None where it has none, or another rule is asked for."""
+    """The draft of a layer, None where it has none, or another rule is asked for.
+
+    Args:
+        sample: the layer's training gradients of the sampled pairs, only called where there is a draft.
+        asked: their queries.
+    """
     factored = [layer for layer in mine if isinstance(layer, FactoredJacobian)]
     if len(factored) < len(mine):
         return None
-    if isinstance(sample, FactoredBlock) and force in (None, "separable"):
-        return _separable(factored, inverse, curvature, sample)
-    if isinstance(sample, SharedBlock) and force in (None, "low_rank"):
-        return _low_rank(factored, inverse, sample, force is not None)
+    if factored[0].inputs.shape[1] == 1 and force in (None, "separable"):
+        return _separable(factored, inverse, curvature, sample, asked)
+    if factored[0].inputs.shape[1] > 1 and force in (None, "low_rank"):
+        return _low_rank(factored, inverse, sample, asked, force is not None)
     return None
 
 
+def factors_of(block: LayerBlock) -> tuple[Float[Tensor, "b s i"], Float[Tensor, "b s o"]]:
+    """Inputs and output gradients of a linear map's tile."""
+    assert isinstance(block, FactoredBlock | SharedBlock)
+    if isinstance(block, FactoredBlock):
+        return block.inputs.unsqueeze(1), block.outputs.unsqueeze(1)
+    return block.inputs, block.outputs
+
+
+def _terms(
+    g: Float[Tensor, "b s o"], a: Float[Tensor, "b s i"], slopes: Float[Tensor, "r q o"], inputs: Float[Tensor, "r q i"]
+) -> Float[Tensor, "r b q"]:
+    """What every rank adds to the sampled scores."""
+    return torch.stack([((g @ u.T) * (a @ v.T)).sum(1) for u, v in zip(slopes, inputs, strict=True)])
+
+
 def _separable(
-    mine: list[FactoredJacobian], inverse: LinearOperator, curvature: LinearOperator, sample: FactoredBlock
+    mine: list[FactoredJacobian],
+    inverse: LinearOperator,
+    curvature: LinearOperator,
+    sample: Callable[[], LayerBlock],
+    asked: Int[Tensor, "q"],
 ) -> Draft | None:
     """None where there is no eigenbasis."""
     g = torch.cat([layer.slopes.flatten(0, 2) for layer in mine])  # (m, o)
     a = torch.cat([layer.inputs.repeat_interleave(layer.slopes.shape[1], 0)[:, 0] for layer in mine])  # (m, i)
-    g_own, a_own = sample.outputs[:SAMPLED_EXAMPLES], sample.inputs[:SAMPLED_EXAMPLES]
     if isinstance(inverse, Scaled) and isinstance(inverse.base, Identity):
         u, v = inverse.factor * g.new_ones(g.shape[1], 1), a.new_ones(a.shape[1], 1)
         values = u @ v.T
-    elif isinstance(inverse, KroneckerEigen) and isinstance(curvature, KroneckerEigen):
-        g, a, g_own, a_own = g @ inverse.left, a @ inverse.right, g_own @ inverse.left, a_own @ inverse.right
-        mass = (g.square().T @ a.square() / len(g)) * curvature.values.clamp_min(0)
+    elif isinstance(inverse, KroneckerEigen) and isinstance(curvature, KroneckerEigen | Kronecker):
+        g, a = g @ inverse.left, a @ inverse.right
+        mass = (g.square().T @ a.square() / len(g)) * _diagonal_in(inverse, curvature).clamp_min(0)
         (u, v), values = separate(inverse.values, mass), inverse.values
     else:
         return None
-    g_asked, a_asked = g[:SAMPLED_QUERIES], a[:SAMPLED_QUERIES]
-    exact = torch.einsum("bo,qo,oi,bi,qi->bq", g_own, g_asked, values, a_own, a_asked)
-    terms = torch.einsum("bo,qo,or->rbq", g_own, g_asked, u) * torch.einsum("bi,qi,ir->rbq", a_own, a_asked, v)
-    return SeparableDraft(mine, inverse, _errors(terms, exact), exact, g, a, u, v)
+    a_own, g_own = factors_of(sample())
+    if isinstance(inverse, KroneckerEigen):
+        a_own, g_own = a_own @ inverse.right, g_own @ inverse.left
+    g_asked, a_asked = g[asked], a[asked]
+    exact = torch.cat(
+        [_exact(a_own, g_own, values, *few) for few in zip(g_asked.split(16), a_asked.split(16), strict=True)], 1
+    )
+    terms = _terms(g_own, a_own, u.T.unsqueeze(1) * g_asked, v.T.unsqueeze(1) * a_asked)
+    return SeparableDraft(mine, inverse, terms.cumsum(0) - exact, exact, g, a, u, v)
 
 
-def _low_rank(mine: list[FactoredJacobian], inverse: LinearOperator, sample: SharedBlock, forced: bool) -> Draft | None:
+def _exact(
+    a: Float[Tensor, "b s i"],
+    g: Float[Tensor, "b s o"],
+    values: Float[Tensor, "o i"],
+    g_asked: Float[Tensor, "q o"],
+    a_asked: Float[Tensor, "q i"],
+) -> Float[Tensor, "b q"]:
+    """Scores in the eigenbasis of some queries, whose rows are written out."""
+    rows = (g_asked.unsqueeze(2) * values * a_asked.unsqueeze(1)).flatten(1)
+    layout = LinearLayout(values.shape[0], values.numel(), slice(0, values.numel()), None)
+    return factored_block(a, g, layout).own(rows)
+
+
+def _diagonal_in(basis: KroneckerEigen, curvature: KroneckerEigen | Kronecker) -> Float[Tensor, "o i"]:
+    """The curvature's diagonal in the basis."""
+    if isinstance(curvature, KroneckerEigen):
+        return curvature.values
+    left, right = (q.T @ m.to(q.dtype) @ q for q, m in ((basis.left, curvature.left), (basis.right, curvature.right)))
+    return torch.outer(left.diagonal(), right.diagonal())
+
+
+def _low_rank(
+    mine: list[FactoredJacobian],
+    inverse: LinearOperator,
+    sample: Callable[[], LayerBlock],
+    asked: Int[Tensor, "q"],
+    forced: bool,
+) -> Draft | None:
     """None where even the first ranks cost more than queries written out."""
-    o, i, s = sample.layout.outputs, sample.layout.inputs, sample.inputs.shape[1]
+    o, i, s = mine[0].layout.outputs, mine[0].layout.inputs, mine[0].inputs.shape[1]
     m = sum(len(layer) * layer.slopes.shape[1] for layer in mine)
-    if not forced and route_low_rank(RANK_STEP, s, i, o, m) == "written":
+    if not forced and cost_low_rank(RANK_STEP, s, i, o, m) >= cost_low_rank(0, s, i, o, m):
         return None
     rows = inverse.after(torch.cat([written_rows(layer).flatten(0, 1) for layer in mine]))
     left, singular, right = torch.linalg.svd(rows.view(m, o, i), full_matrices=False)
     ranks = min(MOST_RANKS, o, i)
     slopes = (left * singular.unsqueeze(1))[..., :ranks].permute(2, 0, 1)  # (r, m, o)
     inputs = right[:, :ranks].transpose(0, 1)  # (r, m, i)
-    g, a = sample.outputs[:SAMPLED_EXAMPLES].to(rows.dtype), sample.inputs[:SAMPLED_EXAMPLES].to(rows.dtype)
-    exact = sample.first(SAMPLED_EXAMPLES).own(rows[:SAMPLED_QUERIES])  # (b, q)
-    along = torch.einsum("bso,rqo->rbqs", g, slopes[:, :SAMPLED_QUERIES])
-    terms = (along * torch.einsum("bsi,rqi->rbqs", a, inputs[:, :SAMPLED_QUERIES])).sum(3)
-    return LowRankDraft(mine, inverse, _errors(terms, exact), exact, slopes, inputs, s)
+    block = sample()
+    a, g = (part.to(rows.dtype) for part in factors_of(block))
+    exact = block.own(rows[asked])  # (b, q)
+    terms = _terms(g, a, slopes[:, asked], inputs[:, asked])
+    return LowRankDraft(mine, inverse, terms.cumsum(0) - exact, exact, slopes, inputs, s)
 
 
-def _errors(terms: Float[Tensor, "r b q"], exact: Float[Tensor, "b q"]) -> Float[Tensor, "r"]:
-    """The squared error of every rank."""
-    return (terms.cumsum(0) - exact).square().sum((1, 2))
+@dataclass(frozen=True)
+class Misses:
+    """What truncation misses on the sampled pairs, over all layers: in all, and of a typical query's own scores."""
+
+    whole: float = 0.0
+    own: float = 0.0
+
+    def __str__(self) -> str:
+        return f"measured error {self.whole:.1%}, {self.own:.1%} of a typical query's own scores"
 
 
-def ranks_of(drafts: list[Draft], forced: bool) -> list[tuple[int, float]]:
-    """Ranks raised where an error falls most for its cost, until the sum is within the limit; 0 where writing is cheaper."""
-    if not drafts:
-        return []
-    scale = float(torch.stack([draft.exact for draft in drafts]).sum(0).square().sum().clamp_min(TINY))
-    ranks = [1] * len(drafts)
-    errors = [(draft.errors / scale).tolist() for draft in drafts]
-    while sum(error[rank - 1] for error, rank in zip(errors, ranks, strict=True)) > SEPARABLE_ERROR**2:
-        gains = [
-            (error[rank - 1] - min(error[rank - 1 :])) / draft.price if rank < len(error) else 0.0
-            for draft, error, rank in zip(drafts, errors, ranks, strict=True)
-        ]
-        place = max(range(len(gains)), key=lambda k: gains[k])
-        if gains[place] <= 0:
+def ranks_of(drafts: list[Draft], rest: Float[Tensor, "b q"], forced: bool) -> tuple[list[int], Misses]:
+    """The rank of every draft, 0 where writing the queries out is cheaper or needed, and what is then missed.
+
+    Where an error falls most for its cost, ranks are raised until it is within the limit.
+
+    Args:
+        rest: what the layers without a draft add to the sampled scores.
+        forced: truncate whatever the cost and the error.
+    """
+    whole = torch.stack([draft.exact for draft in drafts]).sum(0) + rest
+    ranks = [1 if forced or draft.pays(1) else 0 for draft in drafts]
+    while relative_error(missed := _missed(drafts, ranks), whole) > TRUNCATION_ERROR:
+        raised = _raised(drafts, ranks, whole, forced)
+        if raised is None and forced:
             break
-        ranks[place] = min(len(errors[place]), ranks[place] + RANK_STEP)
-    found = []
-    for draft, error, rank in zip(drafts, errors, ranks, strict=True):
-        written = not forced and (not draft.pays(rank) or error[rank - 1] > SEPARABLE_ERROR**2)
-        found.append((0, 0.0) if written else (rank, error[rank - 1] ** 0.5))
-    return found
+        place, rank = raised or (_worst(drafts, ranks), 0)
+        ranks[place] = rank
+    return ranks, Misses(relative_error(missed, whole), own_error(missed, whole))
+
+
+def _raised(drafts: list[Draft], ranks: list[int], whole: Float[Tensor, "b q"], forced: bool) -> tuple[int, int] | None:
+    """Which draft goes to which rank next: the most error a unit of cost takes away; None where no rank that pays does."""
+    now = _missed(drafts, ranks)
+    base, best, gain = relative_error(now, whole), None, 0.0
+    for place, (draft, rank) in enumerate(zip(drafts, ranks, strict=True)):
+        if not rank:
+            continue
+        most = len(draft.misses)
+        for higher in {min(rank + more, most) for more in range(RANK_STEP, most + RANK_STEP, RANK_STEP)} - {rank}:
+            if not forced and not draft.pays(higher):
+                continue
+            after = relative_error(now - draft.misses[rank - 1] + _missed([draft], [higher]), whole)
+            worth = (base - after) / (draft.cost(higher) - draft.cost(rank))
+            if worth > gain:
+                best, gain = (place, higher), worth
+    return best
+
+
+def _worst(drafts: list[Draft], ranks: list[int]) -> int:
+    """The draft that misses most."""
+    return max(range(len(drafts)), key=lambda k: float(_missed([drafts[k]], [ranks[k]]).norm()))
+
+
+def _missed(drafts: list[Draft], ranks: list[int]) -> Float[Tensor, "b q"]:
+    """Truncated − exact, summed over layers; a rank of 0 is written out and misses nothing."""
+    terms = [draft.misses[rank - 1] if rank else 0 * draft.exact for draft, rank in zip(drafts, ranks, strict=True)]
+    return torch.stack(terms).sum(0)
+
+
+def relative_error(missed: Float[Tensor, "b q"], whole: Float[Tensor, "b q"]) -> float:
+    """‖missed‖/‖whole‖ over all sampled pairs."""
+    return float(missed.double().norm() / whole.double().norm().clamp_min(torch.finfo(torch.float64).tiny))
+
+
+def own_error(missed: Float[Tensor, "b q"], whole: Float[Tensor, "b q"]) -> float:
+    """The median over queries of ‖missed‖/‖whole‖ of a query's own scores: small scores are missed by more of themselves."""
+    lengths = whole.double().norm(dim=0)
+    shares = missed.double().norm(dim=0)[lengths > 0] / lengths[lengths > 0]
+    return float(shares.median()) if len(shares) else 0.0
 
 
 def separate(

@@ -12,8 +12,9 @@ What is truncated, and how its error is measured, is in ``drafts``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import torch
 
@@ -26,13 +27,11 @@ from upweight.tiles.blocks import (
     Block,
     BlockSum,
     DenseBlock,
-    FactoredBlock,
     LayerBlock,
     PlacedBlock,
-    SharedBlock,
     untied_blocks,
 )
-from upweight.tiles.drafts import Draft, Places, draft_of, ranks_of
+from upweight.tiles.drafts import SAMPLED_QUERIES, Draft, Misses, Places, draft_of, factors_of, ranks_of
 from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, written_rows
 
 
@@ -64,13 +63,11 @@ class Truncated(LayerPairs):
     Attributes:
         slopes, inputs: (r·m, o) and (r·m, i), in the layer's own coordinates.
         ranks: r.
-        error: this layer's ‖truncated − exact‖ over a sample of pairs, in units of the whole score's ‖exact‖.
     """
 
     slopes: Float[Tensor, "x o"]
     inputs: Float[Tensor, "x i"]
     ranks: int
-    error: float
     rule: str
 
     def against(self, block: LayerBlock) -> Tensor:
@@ -105,10 +102,15 @@ class Ghost(LayerPairs):
 
 @dataclass(frozen=True)
 class Pairs:
-    """All layers' queries; a score is the sum over layers."""
+    """All layers' queries; a score is the sum over layers.
+
+    Attributes:
+        error: what the truncated ones miss on a sample of pairs.
+    """
 
     layers: Mapping[Places, LayerPairs]
     count: int
+    error: Misses = field(default_factory=Misses)
 
     @fast_float32()
     def against(self, block: Block) -> Float[Tensor, "b m"]:
@@ -122,14 +124,14 @@ class Pairs:
 
     @property
     def rules(self) -> str:
-        """Which rule served how many layers, and the largest estimated error of a truncated one."""
+        """Which rule served how many layers, and the error that truncated ones make together."""
         names = [layer.rule for layer in self.layers.values()]
         counted = ", ".join(f"{name} {names.count(name)}" for name in sorted(set(names)))
         truncated = [layer for layer in self.layers.values() if isinstance(layer, Truncated)]
         if not truncated:
             return f"product rules: {counted}"
-        worst = sum(layer.error**2 for layer in truncated) ** 0.5
-        return f"product rules: {counted} (rank up to {max(layer.ranks for layer in truncated)}, measured error {worst:.1%})"
+        rank = max(layer.ranks for layer in truncated)
+        return f"product rules: {counted} (rank up to {rank}, {self.error})"
 
 
 @fast_float32()
@@ -137,7 +139,7 @@ def prepare_pairs(
     queries: list[tuple[LayerJacobian, ...]],
     inverse: BlockDiagonal,
     second_moments: BlockDiagonal,
-    sample: Block,
+    sample: Callable[[], Block],
     examples: int,
     force: str | None = None,
 ) -> Pairs:
@@ -147,57 +149,69 @@ def prepare_pairs(
         queries: for every tile of queries its layers, each with one row a query, or one a query and component.
         inverse: the block-diagonal inverse.
         second_moments: the curvature itself, whose eigenvalues say where training gradients have their mass.
-        sample: some training gradients, on which the error of a truncation is measured.
+        sample: training gradients drawn from all, on which the error of a truncation is measured; taken only if there is one.
         examples: how many examples the queries will meet: few pairs are not worth an approximation.
         force: the name of a rule, to overrule the router; layers it does not fit are written.
     """
     curvature = {layout.places: block for layout, block in second_moments.parts}
-    own = {part.layout.places: part for part in parts_of(sample)}
     count = sum(len(tile[0]) * tile[0].slopes.shape[1] for tile in queries)
+    asked = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:SAMPLED_QUERIES]
     exact = force is None and 2.0 * inverse.size * count * examples <= EXACT_FLOPS
+    own = _Sampled(sample)
     ready: dict[Places, LayerPairs] = {}
-    open_drafts: list[Draft] = []
+    drafts: list[Draft] = []
     for layout, block in inverse.parts:
-        mine = [layer for tile in queries for layer in tile if layer.layout.places == layout.places]
-        ghost = _ghost(mine, block, own[layout.places], force)
-        if ghost is not None:
-            ready[layout.places] = ghost
-            continue
-        draft = None if exact else draft_of(mine, block, curvature[layout.places], own[layout.places], force)
+        mine, at = [layer for tile in queries for layer in tile if layer.layout.places == layout.places], layout.places
+        ghost = _ghost(mine, block, force)
+        draft = None if exact or ghost else draft_of(mine, block, curvature[at], partial(own.of, at), asked, force)
         if draft is None:
-            ready[layout.places] = _written(mine, block)
+            ready[at] = ghost or _written(mine, block)
         else:
-            open_drafts.append(draft)
-    for draft, (rank, error) in zip(open_drafts, ranks_of(open_drafts, force is not None), strict=True):
+            drafts.append(draft)
+    if not drafts:
+        return Pairs(ready, count)
+    rest = torch.zeros_like(drafts[0].exact)
+    for at, pairs in ready.items():
+        rest += pairs.against(own.of(at))[:, asked]
+    ranks, error = ranks_of(drafts, rest, force is not None)
+    for draft, rank in zip(drafts, ranks, strict=True):
         if rank:
-            ready[draft.places] = Truncated(*draft.factors(rank), rank, error, draft.rule)
+            ready[draft.places] = Truncated(*draft.factors(rank), rank, draft.rule)
         else:
             ready[draft.places] = _written(list(draft.mine), draft.inverse)
-    return Pairs(ready, count)
+    return Pairs(ready, count, error)
+
+
+class _Sampled:
+    """The layers of some training gradients, which are taken when they are first asked for."""
+
+    def __init__(self, sample: Callable[[], Block]) -> None:
+        self.sample = sample
+
+    @cached_property
+    def layers(self) -> dict[Places, LayerBlock]:
+        """By where their parameters lie."""
+        return {part.layout.places: part for part in parts_of(self.sample())}
+
+    def of(self, places: Places) -> LayerBlock:
+        """One of them."""
+        return self.layers[places]
 
 
 def _written(mine: list[LayerJacobian], inverse: LinearOperator) -> Written:
     return Written(inverse.after(torch.cat([written_rows(layer).flatten(0, 1) for layer in mine])))
 
 
-def _ghost(mine: list[LayerJacobian], inverse: LinearOperator, sample: LayerBlock, force: str | None) -> Ghost | None:
+def _ghost(mine: list[LayerJacobian], inverse: LinearOperator, force: str | None) -> Ghost | None:
     """The queries as factors where that is exact, and asked for or cheaper than writing gradients out."""
-    factored = [layer for layer in mine if isinstance(layer, FactoredJacobian)]
+    factored = [layer for layer in mine if isinstance(layer, FactoredJacobian) and layer.inputs.shape[1] > 1]
     multiple = isinstance(inverse, Scaled) and isinstance(inverse.base, Identity)
-    if len(factored) < len(mine) or not multiple or not isinstance(sample, SharedBlock) or force not in (None, "ghost"):
+    if len(factored) < len(mine) or not multiple or force not in (None, "ghost"):
         return None
     slopes = torch.cat([layer.slopes.flatten(0, 1) for layer in factored])  # (m, t, o)
     inputs = torch.cat([layer.inputs.repeat_interleave(layer.slopes.shape[1], 0) for layer in factored])
-    s, (m, t, o), i = sample.inputs.shape[1], slopes.shape, inputs.shape[2]
-    return Ghost(slopes, inputs, inverse.factor) if force or route_ghost(s, t, i, o, m) else None  # pyright: ignore
-
-
-def factors_of(block: LayerBlock) -> tuple[Float[Tensor, "b s i"], Float[Tensor, "b s o"]]:
-    """Inputs and output gradients of a linear map's tile."""
-    assert isinstance(block, FactoredBlock | SharedBlock)
-    if isinstance(block, FactoredBlock):
-        return block.inputs.unsqueeze(1), block.outputs.unsqueeze(1)
-    return block.inputs, block.outputs
+    (m, t, o), i = slopes.shape, inputs.shape[2]
+    return Ghost(slopes, inputs, inverse.factor) if force or route_ghost(t, t, i, o, m) else None  # pyright: ignore
 
 
 def parts_of(block: Block) -> tuple[LayerBlock, ...]:
