@@ -5,6 +5,7 @@ from upweight.curvature import Relative
 from upweight.fitted import Solver
 from upweight.frameworks import from_sklearn
 from upweight.gradients import rows
+from upweight.index import Index
 from upweight.influence.effects import Effects, load
 from upweight.influence.formula import effect
 from upweight.objective.losses import smooth_hinge
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 __all__ = [
     "L2",
     "Effects",
+    "Index",
     "Mixture",
     "Randomised",
     "Relative",

@@ -86,6 +86,9 @@ class Gaussian(Projection):
             total += rows[:, start : start + STRIP] @ self._strip(place).to(rows)
         return total
 
+    def dense(self) -> Tensor:
+        return torch.cat([self._strip(place) for place in range(-(-self.length // STRIP))]).double()
+
     def _strip(self, place: int) -> Float[Tensor, "x r"]:
         if self.length * self.kept <= HELD_NUMBERS:
             return self._strips[place]

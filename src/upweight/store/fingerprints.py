@@ -21,7 +21,7 @@ def digest(arrays: Iterable[tuple[str, np.ndarray]]) -> str:
         if array.dtype.hasobject:
             found.update(json.dumps([str(item) for item in array.ravel().tolist()]).encode())
         else:
-            found.update(memoryview(np.ascontiguousarray(array)).cast("B") if array.size else b"")
+            found.update(np.ascontiguousarray(array).tobytes())
     return found.hexdigest()
 
 

@@ -143,7 +143,7 @@ def read_record(folder: Path, record: dict[str, Any]) -> Shard:
             f"the journal of {folder} names the file {record['file']!r}. Expected a shard's name; it was not written by this library."
         )
     extra = {name: value for name, value in record.items() if name not in (*own, "seq", "prev")}
-    return Shard(folder, *(record[name] for name in ("kind", "start", "stop", "file", "bytes", "crc32")), extra)
+    return Shard(folder, extra=extra, **{name: record[name] for name in own})
 
 
 def crc(contents: memoryview) -> str:

@@ -70,7 +70,7 @@ class Store:
             CorruptStore: these rows were committed with other bytes.
         """
         shard, contents = composed(self.folder, kind, start, stop, arrays, extra)
-        before = [one for one in self.shards(kind) if (one.start, one.stop) == (start, stop)]
+        before = [one for one in self.shards(kind) if (one.start, one.stop, one.extra) == (start, stop, shard.extra)]
         if before and before[0].crc32 != shard.crc32:
             raise CorruptStore(
                 f"{shard.rows} came out as {shard.crc32}, and as {before[0].crc32} when they were written to {self.folder}. Expected the same bytes from the same code on the same machine; delete the folder and build again."
@@ -79,6 +79,14 @@ class Store:
         if not before:
             self.journal.append(shard.record())
         return shard
+
+    def note(self, kind: str, said: dict[str, Any]) -> None:
+        """Journal something that has no file; for the one who holds the lock."""
+        self.journal.append(said | {"kind": kind})
+
+    def notes(self, kind: str) -> list[dict[str, Any]]:
+        """What was noted of one kind, oldest first."""
+        return [record for record in self.journal.records if record["kind"] == kind]
 
     @contextmanager
     def mapped(self, shard: Shard) -> Iterator[dict[str, np.ndarray]]:
@@ -101,7 +109,8 @@ class Store:
         Raises:
             CorruptStore: naming every file that is missing or differs.
         """
-        found, wrong = [read_record(self.folder, record) for record in self.journal.records], []
+        records = [record for record in self.journal.records if "file" in record]
+        found, wrong = [read_record(self.folder, record) for record in records], []
         for shard in found:
             try:
                 shard.check()
