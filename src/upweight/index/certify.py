@@ -8,7 +8,7 @@ Rows whose bound keeps them from both ends are left aside for good; for the othe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -52,42 +52,73 @@ class Certain:
 def certify(fitted: Fitted, measured: Measurement, basis: Basis, held: Held, k: int, recompute: Recompute) -> Certain:
     """The k at both ends of every query, by the uncompressed method.
 
+    While the solver is far from its answer, most rows may be at an end: it goes on until the index can leave no more of
+    them aside, and only then are gradients computed again.
+
     Raises:
         ConfigError, IndefiniteCurvature: nothing is known to lie below the curvature.
         BudgetError: too many rows might be at an end.
     """
-    lower, rows, ends, stops = lower_bound(fitted), None, None, 0
-    certified = torch.zeros(0, 2, dtype=torch.bool)
-    verdict = ""
+    lower = lower_bound(fitted)
+    rows, found, last, stops = torch.arange(held.count)[~held.gone], None, None, 0
+    screening = True
     for solved in _solutions(fitted, measured, lower):
-        verdict, stops = solved.verdict, stops + 1
-        error = torch.zeros(len(solved.constant), dtype=torch.float64)
-        if lower is not None and solved.residual is not None:
-            error = lower.residual(solved.residual)
-        if rows is None:
-            pull = 0.0 if lower is None else lower.pull
-            rows = candidates(held, sought(basis, held, solved, error, pull), k)
-        _require_room(rows, len(solved.constant))
-        effects, own = recompute(rows, solved, lower)
-        radius = error[:, None] * own + _rounding(fitted, solved) * effects.abs().amax(1, keepdim=True)
-        ends = Ends.of(k)
-        ends.add(effects, rows)
-        certified = torch.stack([_apart(effects, radius, k), _apart(-effects, radius, k)], 1)
-        if bool(certified.all()):
-            break
-        rows = rows[_may_be_at_an_end(effects, radius, k)]
-    assert ends is not None and rows is not None
+        last, stops = solved, stops + 1
+        error = _error(solved, lower)
+        if screening:
+            before, rows = len(rows), candidates(held, sought(basis, held, solved, error, lower), k)
+            screening = len(rows) > FEW * k * len(error) and len(rows) < SHRUNK * before
+        if not screening:
+            found, rows = _settled(fitted, rows, solved, lower, k, recompute)
+            if bool(found.certified.all()):
+                break
+    assert last is not None
+    if found is None:
+        found, _ = _settled(fitted, rows, last, lower, k, recompute)
     said = f"; stopped {stops} times" if stops > 1 else ""
-    return Certain(ends, certified, len(rows), f"{verdict}{said}")
+    return replace(found, verdict=f"{last.verdict}{said}")
 
 
-def sought(basis: Basis, held: Held, solved: Solved, error: Float[Tensor, "m"], pull: float) -> Sought:
+FEW = 4
+"""Rows to be computed again, in units of what is asked for, that are not worth another solve to be spared."""
+
+SHRUNK = 0.9
+"""Share of the rows left aside so far that another solve must bring them down to, to be worth one more."""
+
+
+def _settled(
+    fitted: Fitted, rows: Int[Tensor, "c"], solved: Solved, lower: Lower | None, k: int, recompute: Recompute
+) -> tuple[Certain, Int[Tensor, "x"]]:
+    """The ends by gradients computed again, where they are certain, and the rows that may still be at one."""
+    error = _error(solved, lower)
+    _require_room(rows, len(error))
+    effects, own = recompute(rows, solved, lower)
+    rounding = ROUNDING * torch.finfo(fitted.objective.theta.dtype).eps
+    radius = error[:, None] * own + rounding * effects.abs().amax(1, keepdim=True)
+    ends = Ends.of(k)
+    ends.add(effects, rows)
+    certified = torch.stack([_apart(effects, radius, k), _apart(-effects, radius, k)], 1)
+    return Certain(ends, certified, len(rows), ""), rows[_may_be_at_an_end(effects, radius, k)]
+
+
+ROUNDING = 64.0
+"""Units of rounding of the largest effect by which gradients that are computed again may differ from themselves."""
+
+
+def _error(solved: Solved, lower: Lower | None) -> Float[Tensor, "m"]:
+    """A bound of ‖r‖ in H⁻¹ for every query; zero where x is exact."""
+    if lower is None or solved.residual is None:
+        return torch.zeros(len(solved.constant), dtype=torch.float64)
+    return lower.residual(solved.residual).cpu()
+
+
+def sought(basis: Basis, held: Held, solved: Solved, error: Float[Tensor, "m"], lower: Lower | None) -> Sought:
     """The queries with what bounds need."""
     kept = solved.through(basis).double().cpu()
     folded = kept * held.rounding.typical.double()
     length = (kept.square() @ (1 / basis.lengths)).sqrt()
-    tails = solved.left_out(basis, kept)
-    return Sought(folded, solved.constant.cpu(), tails.double().cpu(), length, error.cpu(), pull)
+    tails, pull = solved.left_out(basis, kept), 0.0 if lower is None else lower.pull
+    return Sought(folded, solved.constant.cpu(), tails.double().cpu(), length, error, pull)
 
 
 def candidates(held: Held, queries: Sought, k: int) -> Int[Tensor, "c"]:
@@ -103,7 +134,7 @@ def candidates(held: Held, queries: Sought, k: int) -> Int[Tensor, "c"]:
     return torch.cat(found)
 
 
-def _solutions(fitted: Fitted, measured: Measurement, lower: Lower | None):
+def _solutions(fitted: Fitted, measured: Measurement, lower: Lower | None) -> Iterator[Solved]:
     """x of rising accuracy with its residual in float64, until the solver can do no better."""
     if lower is None:
         yield solve(fitted, measured)
@@ -168,11 +199,6 @@ def _may_be_at_an_end(effects: Float[Tensor, "m c"], radius: Float[Tensor, "m c"
         sure = (signed - radius).topk(min(k, signed.shape[1]), 1).values[:, -1:]
         found |= ((signed + radius) >= sure).any(0)
     return found
-
-
-def _rounding(fitted: Fitted, solved: Solved) -> float:
-    """How far gradients that are computed again may differ from themselves, relative to the largest effect."""
-    return 64 * torch.finfo(fitted.objective.theta.dtype).eps
 
 
 def _require_room(rows: Int[Tensor, "c"], queries: int) -> None:
