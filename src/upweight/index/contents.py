@@ -66,8 +66,8 @@ class Contents:
         return [one for one in notes if one.start == self.count]
 
     def holds(self, data: str) -> bool:
-        """Whether these examples were appended and are all still there."""
-        return any(one.data == data and not bool(self.gone[one.start : one.stop].any()) for one in self.appends)
+        """Whether these examples were appended at once and are not all deleted."""
+        return any(one.data == data and not bool(self.gone[one.start : one.stop].all()) for one in self.appends)
 
     def added(self, append: Append) -> list[Shard]:
         """The shards of one append."""

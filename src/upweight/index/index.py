@@ -206,7 +206,9 @@ class Index:
             raise ConfigError("delete found no id. Expected at least one; name what to take out.")
         with locked(self._store.folder):
             self._use(self._reopened())
-            self._store.note("delete", {"rows": sorted(set(self._contents.rows_of(wanted)))})
+            rows = sorted(set(self._contents.rows_of(wanted)))
+            if rows:
+                self._store.note("delete", {"rows": rows})
             self._use(self._store)
         return self
 
