@@ -99,7 +99,9 @@ def finished(pid: int) -> bool:
     return True
 
 
-def at_random(study: uw.Study, count: int, seed: int, folder: Path, reference: dict[str, bytes], seconds: float) -> dict:
+def at_random(
+    study: uw.Study, count: int, seed: int, folder: Path, reference: dict[str, bytes], seconds: float
+) -> dict:
     draw, killed, wrong = random.Random(seed), 0, []
     while killed < count:
         trial, done = folder / f"trial-{killed}", False

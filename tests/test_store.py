@@ -104,7 +104,7 @@ def test_lines_that_are_lost_swapped_or_from_another_store_are_found(folder, tmp
     foreign = (other / "journal.jsonl").read_bytes()
     for wrong in (lines[1:], lines[:1] + lines[2:], [lines[1], lines[0]], [foreign, *lines[1:]], [*lines, lines[0]]):
         journal.write_bytes(b"".join(wrong))
-        with pytest.raises(CorruptStore, match="belongs|comes here"):
+        with pytest.raises(CorruptStore, match=r"belongs|comes here"):
             opened(folder)
 
 
@@ -247,7 +247,13 @@ def test_a_full_disk_has_a_name_and_loses_nothing(folder):
 @pytest.mark.parametrize("operation", ["open", "write", "fsync", "replace", "ftruncate"])
 @pytest.mark.parametrize(
     ("number", "error"),
-    [(errno.ENOSPC, StoreFull), (errno.EDQUOT, StoreFull), (errno.EACCES, StoreDenied), (errno.EROFS, StoreDenied), (errno.EIO, StoreError)],
+    [
+        (errno.ENOSPC, StoreFull),
+        (errno.EDQUOT, StoreFull),
+        (errno.EACCES, StoreDenied),
+        (errno.EROFS, StoreDenied),
+        (errno.EIO, StoreError),
+    ],
 )
 def test_whatever_the_system_refuses_at_whichever_call_is_named_and_mended_by_the_same_call(
     folder, monkeypatch, operation, number, error
@@ -343,5 +349,5 @@ def test_fingerprints_see_names_shapes_types_and_bytes():
 def test_what_differs_is_named():
     written = {"model": "0" * 64, "settings.seed": 0}
     require_same(dict(written), written, Path("here"), written)
-    with pytest.raises(StaleStore, match="another settings: settings.seed is 1 and was 0"):
+    with pytest.raises(StaleStore, match=r"another settings: settings\.seed is 1 and was 0"):
         require_same(written | {"settings.seed": 1}, written, Path("here"), written)

@@ -1,6 +1,6 @@
 """upweight: what would change about a fitted model if its training data changed."""
 
-from upweight import curvature, errors, linop
+from upweight import curvature, errors, linop, methods
 from upweight.curvature import Relative
 from upweight.fitted import Solver
 from upweight.frameworks import from_sklearn
@@ -35,6 +35,7 @@ __all__ = [
     "inverse",
     "linop",
     "load",
+    "methods",
     "rows",
     "smooth_hinge",
 ]

@@ -34,8 +34,8 @@ from upweight.linop import (
     two_sided,
 )
 from upweight.solve import Filter, filtered, inverse
-from upweight.space import FlatLayout, Layout
 from upweight.solve.spectrum import eigenvalues, in_eigenbasis
+from upweight.space import FlatLayout, Layout
 from upweight.tiles.layer_jacobians import LayerJacobian
 
 

@@ -66,8 +66,8 @@ def open_or_begin(fitted: Fitted, folder: Path, wanted: Compression, rows_per_sh
         StaleStore: the folder holds an index of something else.
     """
     made_of = fingerprints(fitted) | code_fingerprints()
-    asked = {f"settings.{name}": value for name, value in wanted.as_written().items()}
-    asked["settings.rows_per_shard"] = rows_per_shard
+    asked = {f"compression.{name}": value for name, value in wanted.as_written().items()}
+    asked["compression.rows_per_shard"] = rows_per_shard
     if not (folder / NAME).exists():
         return _begin(fitted, folder, wanted, rows_per_shard, made_of | asked)
     store = Store.open(folder, FORMAT, VERSION)

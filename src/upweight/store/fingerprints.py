@@ -46,7 +46,7 @@ def require_same(found: Mapping[str, Any], written: Mapping[str, Any], where: Pa
     if different:
         shown = [f"{name} is {_short(found.get(name))} and was {_short(written.get(name))}" for name in different]
         raise StaleStore(
-            f"{where} was made of another {listing([name.partition('.')[0] for name in different])}: {'; '.join(shown)}. Expected what it was built with; open it with that study, or build another in a new folder."
+            f"{where} was made of another {listing(dict.fromkeys(name.partition('.')[0] for name in different))}: {'; '.join(shown)}. Expected what it was built with; open it with that study, or build another in a new folder."
         )
 
 

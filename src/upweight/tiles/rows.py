@@ -36,6 +36,10 @@ class Rows:
             return torch.cat([project(block, operator) for block in self.tiles()])
         return torch.cat([block.dense() @ operator for block in self.tiles()])
 
+    def lengths(self) -> Float[Tensor, "n"]:
+        """‖row‖ of every row, none of them written out."""
+        return torch.cat([block.squared_norms() for block in self.tiles()]).sqrt()
+
     @property
     def T(self) -> Columns:
         """The p × n transpose, for the right of a product."""
