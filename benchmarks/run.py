@@ -101,10 +101,10 @@ WORKLOADS = {
     "index": (
         "Indexes: a sequence of the transformer in 1/16 of the bytes of LoGra's 64 × 64 float16 numbers, against the uncompressed scores; a million synthetic examples, 512 numbers of 5,514 in int8",
         [
-            Entry("index-truth", "uncompressed", "index/transformer.py", limit=900),
-            Entry("index-logra", "LoGra 64 × 64, float16: 196,608 bytes", "index/transformer.py", limit=900),
+            Entry("index-truth", "uncompressed", "index/sequences.py", limit=900),
+            Entry("index-logra", "LoGra 64 × 64, float16: 196,608 bytes", "index/sequences.py", limit=900),
             Entry(
-                "index-eigenbasis", "**upweight**, eigenbasis, int8: 12,288 bytes", "index/transformer.py", limit=900
+                "index-eigenbasis", "**upweight**, eigenbasis, int8: 12,288 bytes", "index/sequences.py", limit=900
             ),
             Entry("million-build", "**upweight**, a million examples: build", "index/million.py", limit=900),
             Entry(
@@ -198,7 +198,7 @@ def line(entry: Entry, record: dict, run: str = "") -> str:
     return f"| {label} | {total:.3g} | {phases} | {epochs} | {record['peak_mb']:,.0f} | {' | '.join(numbers)} |"
 
 
-TALKING = ("networks/solver.py", "index/transformer.py", "index/million.py")
+TALKING = ("networks/solver.py", "index/sequences.py", "index/million.py")
 """Scripts whose rows say what they found beneath their label."""
 
 FIGURES = (("error", "1e"), ("pearson", "5f"), ("slope", "4f"))

@@ -212,6 +212,27 @@ def test_a_writer_that_died_holds_nothing(folder):
         assert len(opened(folder).shards("rows")) == 3
 
 
+def test_permission_that_is_lost_has_a_name(folder):
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        found = "nothing"
+        try:
+            folder.chmod(0)
+            if not os.getuid():
+                os.setuid(65534)  # the superuser may read anything
+            opened(folder)
+        except BaseException as error:
+            found = type(error).__name__
+        os.write(writing, found.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    folder.chmod(0o700)
+    assert os.read(reading, 100) == b"StoreDenied"
+    os.close(reading), os.close(writing)
+    assert len(opened(folder).verify()) == 3
+
+
 def test_a_folder_with_other_things_in_it_is_not_taken(tmp_path):
     (tmp_path / "thesis.tex").write_text("do not touch")
     with pytest.raises(StoreError, match=r"thesis\.tex"), locked(tmp_path):

@@ -49,7 +49,8 @@ class Accuracy:
     @classmethod
     def read(cls, said: dict[str, Any]) -> Accuracy:
         """As a manifest has it."""
-        return cls(**{name: float("nan") if value is None else value for name, value in said.items()})
+        read: dict[str, Any] = {name: float("nan") if value is None else value for name, value in said.items()}
+        return cls(**read)
 
     def as_written(self) -> dict[str, float | None]:
         """As a manifest has it: what is not a number is nothing."""

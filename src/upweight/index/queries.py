@@ -128,7 +128,9 @@ def compressed_queries(
     if basis.chosen is None or not isinstance(inverse, BlockDiagonal):
         solved = solve(fitted, measured)
         return solved.through(basis), solved.constant, solved.verdict
-    move = (fitted.penalty_gradient.to(fitted.objective.theta) @ inverse).unsqueeze(0)
+    theta = fitted.objective.theta
+    pull = fitted.penalty_gradient.to(theta.device, torch.promote_types(theta.dtype, torch.float32))
+    move = (pull @ inverse).unsqueeze(0)
     rows, along = [], []
     for tile in measured.tiles():
         rows.append(torch.cat(list(_in_basis(tile, basis, inverse)), 1))

@@ -102,17 +102,17 @@ class Shard:
 
     @contextmanager
     def _open(self) -> Iterator[memoryview]:
-        if self.missing:
-            raise self._damaged("it is not there")
         with in_words(self.path):
+            if self.missing:
+                raise self._damaged("it is not there")
             handle = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW)
-        try:
-            size = os.fstat(handle).st_size
-            if size != self.bytes:
-                raise self._damaged(f"it has {size:,} bytes, and {self.bytes:,} were written")
-            held = mmap.mmap(handle, size, access=mmap.ACCESS_COPY)  # private to this process, never written to
-        finally:
-            os.close(handle)
+            try:
+                size = os.fstat(handle).st_size
+                if size != self.bytes:
+                    raise self._damaged(f"it has {size:,} bytes, and {self.bytes:,} were written")
+                held = mmap.mmap(handle, size, access=mmap.ACCESS_COPY)  # private to this process, never written to
+            finally:
+                os.close(handle)
         yield memoryview(held)  # unmapped when the last view of it goes
 
     def _damaged(self, why: str) -> CorruptStore:

@@ -47,8 +47,9 @@ class Store:
         Raises:
             StoreError: there is none, or it is damaged, foreign, or of a later version.
         """
-        manifest = read_manifest(folder, kind, version)
-        return cls(folder, manifest, Journal.read(folder / JOURNAL, manifest["crc32"]))
+        with in_words(folder):
+            manifest = read_manifest(folder, kind, version)
+            return cls(folder, manifest, Journal.read(folder / JOURNAL, manifest["crc32"]))
 
     @classmethod
     def begin(cls, folder: Path, manifest: Manifest) -> Store:
@@ -121,9 +122,9 @@ class Store:
         return found
 
     def _check_once(self, shard: Shard) -> None:
-        if shard.missing:
-            shard.check()
         with in_words(shard.path):
+            if shard.missing:
+                shard.check()
             found = shard.path.stat()
         identity = (found.st_ino, found.st_mtime_ns, found.st_size)
         if self.checked.get(shard.file) != identity:

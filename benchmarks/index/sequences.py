@@ -1,9 +1,9 @@
 """Bytes an example against agreement with the uncompressed scores, on the transformer: 24 linear layers, 3,145,728 parameters.
 
-python index/transformer.py index-logra             LoGra, 64 × 64 numbers a layer in float16: 196,608 bytes a sequence
-python index/transformer.py index-eigenbasis        a sixteenth of those bytes: 12,284 numbers in int8 with a scale
-python index/transformer.py index-eigenbasis 4      a quarter
-python index/transformer.py index-truth             no compression, the scores all others are held against
+python index/sequences.py index-logra             LoGra, 64 × 64 numbers a layer in float16: 196,608 bytes a sequence
+python index/sequences.py index-eigenbasis        a sixteenth of those bytes: 12,284 numbers in int8 with a scale
+python index/sequences.py index-eigenbasis 4      a quarter
+python index/sequences.py index-truth             no compression, the scores all others are held against
 """
 
 from __future__ import annotations
