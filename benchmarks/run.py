@@ -104,6 +104,20 @@ WORKLOADS = {
             Entry("transformer-bergson", "bergson", "transformer/peers.py", BERGSON, 900),
         ],
     ),
+    "index": (
+        "Indexes: a sequence of the transformer in 1/16 of the bytes of LoGra's 64 × 64 float16 numbers, against the uncompressed scores; a million synthetic examples, 512 numbers of 5,514 in int8",
+        [
+            Entry("index-truth", "uncompressed", "index/sequences.py", limit=900),
+            Entry("index-logra", "LoGra 64 × 64, float16: 196,608 bytes", "index/sequences.py", limit=900),
+            Entry(
+                "index-eigenbasis", "**upweight**, eigenbasis, int8: 12,288 bytes", "index/sequences.py", limit=900
+            ),
+            Entry("million-build", "**upweight**, a million examples: build", "index/million.py", limit=900),
+            Entry(
+                "million-query", "**upweight**, a million examples: both ends, 20 each", "index/million.py", limit=900
+            ),
+        ],
+    ),
     "solver": (
         "The damped Gauss-Newton answer of 100 queries on the perceptron, λ = .01, to a relative residual of 1e-4",
         [
@@ -140,6 +154,7 @@ TRUTHS = {
     "mlp": "mlp-upweight-written",
     "cnn": "cnn-upweight-written",
     "transformer": "transformer-upweight",
+    "index": "index-truth",
 }
 
 
@@ -178,7 +193,7 @@ def agreement(name: str) -> dict:
 def line(entry: Entry, record: dict, run: str = "") -> str:
     """One row of the table; a row of another run than the rest is marked."""
     label = entry.label + (" ‡" if run and record.get("run") != run else "")
-    label += f"<br>{record['notes']}" if entry.script == "networks/solver.py" and record.get("notes") else ""
+    label += f"<br>{record['notes']}" if entry.script in TALKING and record.get("notes") else ""
     if "failure" in record:
         return f"| {label} | {record['failure']} | | | | | | |"
     phases = " + ".join(f"{name} {seconds:.3g}" for name, seconds in record["seconds"].items())
@@ -188,6 +203,9 @@ def line(entry: Entry, record: dict, run: str = "") -> str:
     numbers = [f"{record[key]:.{digits}}" if key in record else "" for key, digits in FIGURES]
     return f"| {label} | {total:.3g} | {phases} | {epochs} | {record['peak_mb']:,.0f} | {' | '.join(numbers)} |"
 
+
+TALKING = ("networks/solver.py", "index/sequences.py", "index/million.py")
+"""Scripts whose rows say what they found beneath their label."""
 
 FIGURES = (("error", "1e"), ("pearson", "5f"), ("slope", "4f"))
 HEAD = "| method | seconds | of which | × T_epoch | peak MB | relative error | Pearson | slope |\n|---|---|---|---|---|---|---|---|"

@@ -17,10 +17,10 @@ FLOORS = {
     4: ["tiles", "solve", "objective"],
     5: ["gradients", "influence", "adapters"],
     6: ["curvature"],
-    7: ["fitted", "questions", "evaluate", "report"],
+    7: ["fitted", "questions", "evaluate", "report", "methods"],
     8: ["study"],
-    9: ["frameworks"],
-    10: ["demo", "cli", "__init__"],
+    9: ["frameworks", "index"],
+    10: ["demo", "cli", "cli_index", "__init__"],
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 ALGEBRA = {"linop", "solve", "tiles", "influence"}

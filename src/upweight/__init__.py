@@ -1,10 +1,11 @@
 """upweight: what would change about a fitted model if its training data changed."""
 
-from upweight import curvature, errors, linop
+from upweight import curvature, errors, linop, methods
 from upweight.curvature import Relative
 from upweight.fitted import Solver
 from upweight.frameworks import from_sklearn
 from upweight.gradients import rows
+from upweight.index import Index
 from upweight.influence.effects import Effects, load
 from upweight.influence.formula import effect
 from upweight.objective.losses import smooth_hinge
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 __all__ = [
     "L2",
     "Effects",
+    "Index",
     "Mixture",
     "Randomised",
     "Relative",
@@ -33,6 +35,7 @@ __all__ = [
     "inverse",
     "linop",
     "load",
+    "methods",
     "rows",
     "smooth_hinge",
 ]

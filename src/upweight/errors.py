@@ -16,6 +16,12 @@ UpweightError
 │   ├── IndefiniteCurvature  the Hessian is not positive definite
 │   └── NotConverged       a solver or a refit ran out of iterations
 ├── StoreError             a file that is missing, foreign or damaged
+│   ├── CorruptStore       bytes that are not those that were written
+│   ├── StaleStore         another model, data set, configuration or code than the store was made of
+│   ├── StoreVersion       a format this version does not read
+│   ├── StoreLocked        another writer is at work
+│   ├── StoreFull          no room on the disk
+│   └── StoreDenied        no permission
 ├── ResourceError
 │   └── BudgetError        the exact answer does not fit the memory budget
 └── MissingExtraError      an optional library is not installed (also an ImportError)
@@ -94,6 +100,30 @@ class NotConverged(NumericalError):
 
 class StoreError(UpweightError):
     """A file that is missing, foreign or damaged."""
+
+
+class CorruptStore(StoreError):
+    """Bytes on disk that are not those that were written."""
+
+
+class StaleStore(StoreError):
+    """A store made of another model, data set, configuration or code."""
+
+
+class StoreVersion(StoreError):
+    """A store in a format this version does not read."""
+
+
+class StoreLocked(StoreError):
+    """A store another writer is at work on."""
+
+
+class StoreFull(StoreError):
+    """No room on the disk for what is to be written."""
+
+
+class StoreDenied(StoreError):
+    """A folder or file that may not be read or written."""
 
 
 class ResourceError(UpweightError):

@@ -7,6 +7,7 @@ from upweight.curvature.gauge import shift_gauge
 from upweight.curvature.ggn import ggn
 from upweight.curvature.hessian import hessian
 from upweight.curvature.kfac import kfac
+from upweight.curvature.second_moments import second_moments
 
 __all__ = [
     "Relative",
@@ -19,5 +20,6 @@ __all__ = [
     "identity",
     "kfac",
     "mean_eigenvalue",
+    "second_moments",
     "shift_gauge",
 ]

@@ -150,6 +150,10 @@ def written_rows(layer: LayerJacobian) -> Float[Tensor, "b k q"]:
         return layer.slopes
     if isinstance(layer, FactoredJacobian):
         return stacked([g.mT @ layer.inputs for g in layer.slopes.unbind(1)]).flatten(2)
+    if isinstance(layer, IndexedJacobian):
+        b, k, s, o = layer.slopes.shape
+        table = layer.slopes.new_zeros(b, k, layer.layout.width // o, o)
+        return table.scatter_add_(2, layer.index[:, None, :, None].expand(b, k, s, o), layer.slopes).flatten(2)
     return layer.layout.gather(layer.dense().flatten(0, 1)).view(len(layer), -1, layer.layout.width)
 
 

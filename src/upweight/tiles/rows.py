@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from upweight._typing import Float, Tensor
-from upweight.linop import LinearOperator
+from upweight.linop import LinearOperator, Projection
 from upweight.tiles.blocks import Block
+from upweight.tiles.compressed import project
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,15 @@ class Rows:
         """The rows, written out."""
         return torch.cat([block.dense() for block in self.tiles()])
 
-    def __matmul__(self, operator: LinearOperator) -> Float[Tensor, "n p"]:
-        """``T @ A``."""
+    def __matmul__(self, operator: LinearOperator | Projection) -> Float[Tensor, "n x"]:
+        """``T @ A``, or the few numbers ``T @ C`` that a projection keeps of every row."""
+        if isinstance(operator, Projection):
+            return torch.cat([project(block, operator) for block in self.tiles()])
         return torch.cat([block.dense() @ operator for block in self.tiles()])
+
+    def lengths(self) -> Float[Tensor, "n"]:
+        """‖row‖ of every row, none of them written out."""
+        return torch.cat([block.squared_norms() for block in self.tiles()]).sqrt()
 
     @property
     def T(self) -> Columns:

@@ -1,0 +1,109 @@
+"""How well compressed rows give back the uncompressed scores, measured on training points before an index is built."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from upweight._typing import Float, Tensor
+from upweight.errors import plain
+from upweight.fitted import Fitted
+from upweight.index.basis import Basis
+from upweight.index.queries import compressed_queries, solve, solved_layers
+from upweight.index.rounding import Rounding
+from upweight.index.walk import gradients
+from upweight.objective.data import Chosen
+from upweight.questions.question import Question
+from upweight.questions.sensitivity import agreement
+from upweight.router import chunk
+from upweight.tiles.compressed import compressed
+from upweight.tiles.layer_jacobians import LayerJacobian, written_rows
+
+QUERIES, POINTS = 16, 256
+"""Training points that stand for queries, and others that they are scored against."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Compressed scores against uncompressed ones, training points taken as queries.
+
+    Attributes:
+        relative: ‖compressed − uncompressed‖/‖uncompressed‖ over all pairs.
+        pearson: over all pairs.
+        spearman: over the points, averaged over queries.
+        queries, points: how many of each.
+    """
+
+    relative: float
+    pearson: float
+    spearman: float
+    queries: int
+    points: int
+
+    def __str__(self) -> str:
+        return f"relative error {self.relative:.1%}, Pearson {self.pearson:.4f}, Spearman {self.spearman:.3f} on {self.queries} × {self.points} training points"
+
+    @classmethod
+    def read(cls, said: dict[str, Any]) -> Accuracy:
+        """As a manifest has it."""
+        read: dict[str, Any] = {name: float("nan") if value is None else value for name, value in said.items()}
+        return cls(**read)
+
+    def as_written(self) -> dict[str, float | None]:
+        """As a manifest has it: what is not a number is nothing."""
+        return {name: None if value != value else value for name, value in asdict(self).items()}
+
+
+def sampled(fitted: Fitted, count: int, odd: bool = False) -> Chosen:
+    """Training points evenly spaced; the odd ones lie between the others."""
+    n = fitted.objective.count
+    places = np.unique(np.linspace(0, n - 1, 2 * min(count, (n + 1) // 2)).astype(int))
+    return Chosen(fitted.objective.examples, places[1::2] if odd and len(places) > 1 else places[::2])
+
+
+def measure_accuracy(fitted: Fitted, basis: Basis, rounding: Rounding, tile: int) -> Accuracy:
+    """Score a sample both ways."""
+    question = Question(fitted, sampled(fitted, QUERIES, odd=True), "loss", "first")
+    measured = question.measured
+    assert measured is not None
+    points = sampled(fitted, POINTS)
+    layers = [layers for _, layers, _ in gradients(fitted, points, tile)]
+    rows = [compressed(tile_layers, basis.projection)[:, 0] for tile_layers in layers]
+    stored = torch.cat([rounding.decode(rounding.encode(part)) for part in rows])
+    queries, _, _ = compressed_queries(fitted, measured, basis)
+    found = queries.double().cpu() @ stored.T  # (m, b)
+    if fitted.structured:
+        parts = solved_layers(fitted, measured)
+        exact = sum(torch.cat([_against(of[places], x) for of in _by_places(layers)]).T for places, x in parts)
+    else:
+        solved = solve(fitted, measured)
+        exact = torch.cat([solved.against(part) for part in layers]).T
+    return _compared(found, exact.double().cpu())  # pyright: ignore
+
+
+def _by_places(tiles: list[tuple[LayerJacobian, ...]]) -> list[dict]:
+    return [{layer.layout.places: layer for layer in layers} for layers in tiles]
+
+
+def _against(layer: LayerJacobian, rows: Float[Tensor, "m q"]) -> Float[Tensor, "b m"]:
+    """Products with one layer's gradients, written out a few at a time."""
+    size = chunk(layer.layout.width, rows.element_size())
+    places = torch.arange(len(layer), device=layer.slopes.device).split(size)
+    return torch.cat([written_rows(layer.select(at))[:, 0].to(rows) @ rows.T for at in places])  # pyright: ignore
+
+
+def _compared(found: Float[Tensor, "m b"], exact: Float[Tensor, "m b"]) -> Accuracy:
+    tiny = torch.finfo(torch.float64).tiny
+    pair = torch.stack([found.flatten(), exact.flatten()])
+    centred = pair - pair.mean(1, keepdim=True)
+    lengths = centred.norm(dim=1).prod()
+    return Accuracy(
+        relative=float((found - exact).norm() / exact.norm().clamp_min(tiny)),
+        pearson=float(centred.prod(0).sum() / lengths) if float(lengths) > 0 else float("nan"),
+        spearman=float(plain(agreement(found.T, exact.T))),  # pyright: ignore
+        queries=len(found),
+        points=found.shape[1],
+    )
