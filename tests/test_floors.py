@@ -13,11 +13,11 @@ ROOT = Path(upweight.__file__).parent
 FLOORS = {
     1: ["errors", "_typing"],
     2: ["space", "router"],
-    3: ["linop", "store"],
+    3: ["linop", "store", "show"],
     4: ["tiles", "solve", "objective"],
     5: ["gradients", "influence", "adapters"],
     6: ["curvature"],
-    7: ["fitted", "questions", "evaluate", "report"],
+    7: ["fitted", "questions", "evaluate", "review", "report"],
     8: ["study"],
     9: ["frameworks"],
     10: ["demo", "cli", "__init__"],

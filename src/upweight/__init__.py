@@ -1,6 +1,6 @@
 """upweight: what would change about a fitted model if its training data changed."""
 
-from upweight import curvature, errors, linop
+from upweight import curvature, errors, linop, show
 from upweight.curvature import Relative
 from upweight.fitted import Solver
 from upweight.frameworks import from_sklearn
@@ -34,5 +34,6 @@ __all__ = [
     "linop",
     "load",
     "rows",
+    "show",
     "smooth_hinge",
 ]
