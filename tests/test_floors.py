@@ -19,7 +19,7 @@ FLOORS = {
     6: ["curvature"],
     7: ["fitted", "questions", "evaluate", "review", "report"],
     8: ["study"],
-    9: ["frameworks"],
+    9: ["frameworks", "runs"],
     10: ["demo", "cli", "__init__"],
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

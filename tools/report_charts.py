@@ -46,8 +46,8 @@ def calibration() -> alt.LayerChart:
         alt.Chart(alt.NamedData("points"))
         .mark_point(filled=True, size=34, opacity=0.6, color=INKS["accent"])
         .encode(
-            x=alt.X("predicted:Q", title="predicted change", axis=alt.Axis(format="~s", tickCount=6)),
-            y=alt.Y("refitted:Q", title="change after really refitting", axis=alt.Axis(format="~s", tickCount=6)),
+            x=alt.X("predicted:Q", title="predicted change", axis=alt.Axis(format="~g", tickCount=6)),
+            y=alt.Y("refitted:Q", title="change after really refitting", axis=alt.Axis(format="~g", tickCount=6)),
             tooltip="words:N",
         )
     )
@@ -114,12 +114,14 @@ def classes() -> alt.LayerChart:
         alt.Chart(alt.NamedData("cells"))
         .mark_rect(cornerRadius=2)
         .encode(
-            x=alt.X("train:N", sort=None, title="label of the training points", axis=alt.Axis(labelLimit=80)),
+            x=alt.X("train:N", sort=None, title="label of the training points", axis=alt.Axis(labelLimit=80, labelAngle=0)),
             y=alt.Y("query:N", sort=None, title="label of the queries", axis=alt.Axis(labelLimit=80)),
             color=alt.Color(
                 "effect:Q",
-                scale=alt.Scale(range=[INKS["hurt"], INKS["surface"], INKS["helped"]], domainMid=0),
-                legend=alt.Legend(title=None, format="~g", orient="top", gradientLength=160),
+                scale=alt.Scale(
+                    range=[INKS["hurt"], INKS["surface"], INKS["helped"]], domainMid=0, interpolate="rgb"
+                ),
+                legend=alt.Legend(title=None, format="~g", orient="top", gradientLength=200, tickCount=5),
             ),
             tooltip="words:N",
         )

@@ -44,11 +44,21 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """Answers that were computed before, so that they are not computed again."""
+
+    self_influence: np.ndarray | None = None
+    each: Effects | None = None
+    mean: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class Gathered:
     """The answers a report shows, each computed when first read."""
 
     fitted: Fitted
     wanted: Wanted
+    stored: Stored = Stored()
 
     @cached_property
     def points(self) -> Outcomes:
@@ -58,7 +68,8 @@ class Gathered:
     @cached_property
     def self_influence(self) -> np.ndarray:
         """(n,)."""
-        return points.self_influence(self.fitted)
+        known = self.stored.self_influence
+        return points.self_influence(self.fitted) if known is None else known
 
     @cached_property
     def order(self) -> np.ndarray:
@@ -84,18 +95,28 @@ class Gathered:
     @cached_property
     def each(self) -> Effects | None:
         """Effects on the loss of every query shown, (m, n)."""
-        if self.examples is None:
-            return None
-        return points.drop(Question(self.fitted, Chosen(self.examples, self.shown)), None)
+        if self.examples is None or self.stored.each is not None:
+            return self.stored.each
+        return points.drop(self.about(self.shown), None)
+
+    def about(self, places: np.ndarray) -> Question:
+        """The question about the loss of the queries at these positions."""
+        assert self.examples is not None
+        return Question(self.fitted, Chosen(self.examples, places))
+
+    @property
+    def about_all(self) -> Question:
+        """The question about the mean loss of all queries."""
+        return Question(self.fitted, self.examples, "loss", "auto", "mean")
 
     @cached_property
     def mean(self) -> np.ndarray | None:
         """Effects on the mean loss of all queries, (n,)."""
-        if self.each is None or self.examples is None:
-            return None
+        if self.stored.mean is not None or self.each is None or self.examples is None:
+            return self.stored.mean
         if len(self.examples) == len(self.shown):
             return self.each.values.mean(0)
-        return points.drop(Question(self.fitted, self.examples, "loss", "auto", "mean"), None).values[0]
+        return points.drop(self.about_all, None).values[0]
 
     @cached_property
     def relabelled(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -106,8 +127,7 @@ class Gathered:
         places = self.order[:RELABELLED]
         wanted = [found.levels[int(k)] if found.levels else float(k) for k in found.suggested[places]]
         labels = dict(zip(found.ids[places].tolist(), wanted, strict=True))
-        question = Question(self.fitted, self.examples, "loss", "auto", "mean")
-        return places, points.relabel(question, labels).values[0]
+        return places, points.relabel(self.about_all, labels).values[0]
 
     @cached_property
     def groups(self) -> Effects | None:
@@ -116,16 +136,14 @@ class Gathered:
             return None
         if self.examples is None:
             raise ConfigError("report found groups= without query=. Expected queries whose loss the groups move.")
-        return whole.drop_group(Question(self.fitted, self.examples, "loss", "auto", "mean"), self.wanted.groups)
+        return whole.drop_group(self.about_all, self.wanted.groups)
 
     @cached_property
     def calibration(self) -> Calibration | None:
         """The refits that were handed in, or made now; None without queries or refits."""
         if self.wanted.calibration is not None or self.each is None or not self.wanted.refits:
             return self.wanted.calibration
-        assert self.examples is not None
-        question = Question(self.fitted, Chosen(self.examples, self.shown))
-        return check(self.fitted, self.each, question, self.wanted.refits, 0, self.wanted.train)
+        return check(self.fitted, self.each, self.about(self.shown), self.wanted.refits, 0, self.wanted.train)
 
     @cached_property
     def trust(self) -> Trust:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from upweight.evaluate.calibration import Calibration
+from upweight.gradients.stationarity import LIMIT
 from upweight.questions.trust import FAR, FLAT, HIGH_LEVERAGE, MUCH_DAMPING, Trust
 from upweight.solve import Verdict
 from upweight.solve.direct import ILL_CONDITIONED
@@ -75,10 +76,14 @@ def refits(calibration: Calibration | None) -> Finding:
 
 def minimum(trust: Trust) -> Finding:
     """Influence is about a minimum."""
-    words = _sentence(str(trust.stationarity))
+    reached = trust.stationarity.reached and not trust.pending_shift > FAR
+    words = [
+        "The model is at a minimum of what it minimised." if reached else "The model is not at a minimum of what it minimised: train further, or check loss and penalty against the training run.",
+        f"The gradient left is {trust.stationarity.ratio:.1g} of a typical point's (limit {LIMIT}).",
+    ]
     if math.isfinite(trust.pending_shift):
-        words += f" The Newton step still to be taken would move the outputs by {trust.pending_shift:.2g} of their size."
-    return Finding(GOOD if trust.stationarity.reached and not trust.pending_shift > FAR else CARE, "Training", words)
+        words.append(f"The step still to be taken would move the outputs by {trust.pending_shift:.1g} of their size.")
+    return Finding(GOOD if reached else CARE, "Training", " ".join(words))
 
 
 def curvature(trust: Trust) -> Finding:
@@ -111,7 +116,7 @@ def leverage(trust: Trust) -> list[Finding]:
     if not math.isfinite(trust.highest_leverage):
         return []
     high = trust.highest_leverage > HIGH_LEVERAGE
-    words = f"Points own {trust.mean_leverage:.3g} of their own fit on average, at most {trust.highest_leverage:.2g} (point {trust.highest_point})."
+    words = f"A point owns {trust.mean_leverage:.1%} of its own fit on average, and at most {trust.highest_leverage:.0%} (point {trust.highest_point})."
     return [Finding(CARE if high else GOOD, "Leverage", words + " Confirm the drop of that point by a refit." * high)]
 
 

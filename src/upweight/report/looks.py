@@ -16,8 +16,11 @@ from upweight.objective import Examples
 from upweight.show import Images, Series, Shown, Table
 from upweight.show.numbers import COLUMNS
 
-BYTES = 7_000_000
-"""Of looks in a page, so that with its scripts and numbers it stays below 10 MB for 100,000 points."""
+BYTES = 9_000_000
+"""Of looks and numbers in a page, so that with its scripts it stays below 10 MB."""
+
+POINT_BYTES, LEAST = 28, 2_000_000
+"""What the numbers of a point take, and what is left for looks however many points there are."""
 
 NAMED = {"images": Images, "series": Series, "table": Table}
 
@@ -80,9 +83,10 @@ def _table(inputs: _Inputs, queries: Examples | None) -> Table:
     return Table(inputs, None if queries is None else _Inputs(queries), columns)  # pyright: ignore[reportArgumentType]
 
 
-def looks(shown: Shown, places: Iterable[int], room: int = BYTES) -> dict[int, Any]:
-    """A look a point, in this order, until the room is used up."""
+def looks(shown: Shown, places: Iterable[int], count: int) -> dict[int, Any]:
+    """A look a point, in this order, until the room that the numbers of ``count`` points leave is used up."""
     found: dict[int, Any] = {}
+    room = max(LEAST, BYTES - POINT_BYTES * count)
     for place in places:
         look = shown.of_train(place)
         room -= len(json.dumps(look)) + 10

@@ -22,10 +22,12 @@ def numbers(values: np.ndarray | None) -> Column | None:
 
 
 def codes(values: np.ndarray | None) -> Column | None:
-    """Whole numbers from zero."""
+    """Whole numbers from zero, in as few bytes as they need."""
     if values is None:
         return None
-    return {"u4": base64.b64encode(np.asarray(values).astype("<u4").tobytes()).decode()}
+    top = int(np.max(values, initial=0))
+    size = 1 if top < 2**8 else 2 if top < 2**16 else 4
+    return {f"u{size}": base64.b64encode(np.asarray(values).astype(f"<u{size}").tobytes()).decode()}
 
 
 def names(ids: np.ndarray) -> Column:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from upweight.fitted import Fitted
-from upweight.report.gathered import Gathered, Wanted
+from upweight.report.gathered import Gathered, Stored, Wanted
 from upweight.report.packed import script_json
 from upweight.report.payload import payload
 from upweight.store import write_whole
@@ -19,9 +19,9 @@ APP = ("data", "words", "charts", "decisions", "looks", "trust", "suspects", "qu
 """The page's own scripts, in the order they are read."""
 
 
-def write_report(fitted: Fitted, path: str | Path, wanted: Wanted) -> str:
+def write_report(fitted: Fitted, path: str | Path, wanted: Wanted, stored: Stored | None = None) -> str:
     """Gather, render and write; a crash leaves the old page or none."""
-    found = payload(Gathered(fitted, wanted))
+    found = payload(Gathered(fitted, wanted, stored or Stored()))
     write_whole(path, render(found).encode())
     return str(path)
 

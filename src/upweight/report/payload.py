@@ -181,7 +181,7 @@ def _looks(found: Gathered, shown: Shown | None, listed: Any) -> dict[str, Any] 
     mentioned = [int(place) for helped, hurt in listed for side in (helped, hurt) for place in side]
     turns = zip_longest(found.order.tolist(), mentioned)
     wanted = dict.fromkeys(place for turn in turns for place in turn if place is not None)
-    return {"kind": shown.kind, "head": shown.head, "items": looks(shown, wanted)}
+    return {"kind": shown.kind, "head": shown.head, "items": looks(shown, wanted, found.points.loss.size)}
 
 
 def _made(found: Gathered) -> dict[str, Any]:

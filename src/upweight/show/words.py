@@ -39,12 +39,18 @@ class Tokens(Shown):
 
     Attributes:
         heat, query_heat: one number a token, for every text; None draws the tokens alone.
+        meaning: what heat raises, in a few words, such as "the score of 'positive'".
     """
 
     heat: Sequence[Any] | None = None
     query_heat: Sequence[Any] | None = None
+    meaning: str = ""
 
     kind = "tokens"
+
+    @property
+    def head(self) -> Look:
+        return {"meaning": self.meaning}
 
     def of_train(self, place: int) -> Look:
         return self._warm(at(self.train, place), None if self.heat is None else at(self.heat, place))

@@ -12,7 +12,8 @@ function bytes(text) {
 
 function column(packed) {
   if (!packed) return null;
-  return packed.f4 !== undefined ? new Float32Array(bytes(packed.f4)) : new Uint32Array(bytes(packed.u4));
+  const [kind, text] = Object.entries(packed)[0];
+  return new { f4: Float32Array, u1: Uint8Array, u2: Uint16Array, u4: Uint32Array }[kind](bytes(text));
 }
 
 // Columns of the training points, or of the queries: .id(i), .given(i), .predicted(i), .suggested(i) as words.
@@ -51,7 +52,7 @@ function short(value, digits = 3) {
   if (!Number.isFinite(value)) return number(value);
   const size = Math.abs(value);
   const text = size !== 0 && (size < 1e-4 || size >= 1e6) ? value.toExponential(digits - 1) : String(Number(value.toPrecision(digits)));
-  return text.replace('-', '−');
+  return text.replaceAll('-', '−');
 }
 
 function signed(value) {

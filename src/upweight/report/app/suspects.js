@@ -99,7 +99,7 @@ function figures(place) {
   row('self-influence', short(POINTS.influence[place]), 'how much its own loss would rise if it were left out');
   row('loss', short(POINTS.loss[place]), 'of the model on this point');
   if (POINTS.confidence) row('confidence', short(POINTS.confidence[place]), 'probability of the given label');
-  if (POINTS.mean) row('queries', signed(POINTS.mean[place]), 'change of the mean loss of the queries if it is left out: negative means that it hurts');
+  if (POINTS.mean) row('if dropped', signed(POINTS.mean[place]), 'change of the mean loss of the queries if it is left out: negative means that it hurts');
   return list;
 }
 
@@ -121,8 +121,8 @@ function other(place) {
     const value = newLabel(place, event.target.value);
     if (event.target.value !== '' && value !== null && !Number.isNaN(value)) choose(place, 'relabel', value, true);
   };
-  if (POINTS.kind !== 'class') return el('input', { type: 'number', step: 'any', class: 'other', placeholder: '…', 'aria-label': label, on: { change } });
-  const select = el('select', { class: 'other', 'aria-label': label, on: { change } }, option('', '…'));
+  if (POINTS.kind !== 'class') return el('input', { type: 'number', step: 'any', class: 'other', placeholder: 'other', 'aria-label': label, on: { change } });
+  const select = el('select', { class: 'other', 'aria-label': label, on: { change } }, option('', 'other'));
   POINTS.levels.forEach((level, k) => {
     if (k !== POINTS.given[place]) select.append(option(String(level), String(level)));
   });
@@ -183,6 +183,10 @@ function within(brush) {
 function showSuspects() {
   $('suspects-head').textContent = POINTS.kind === 'class' ? 'Which labels look wrong?' : 'Which points look wrong?';
   $('suspects-lead').textContent = `Training points in the order of self-influence: how much a point’s own loss would rise if it were left out. A high value means that little else in the data argues for its ${TARGET}. Decide with the buttons or the keyboard; decisions stay in this browser until you export them.`;
+  if (DATA.looks && DATA.looks.kind === 'tokens') {
+    const of = DATA.looks.head.meaning ? ` ${clipped(DATA.looks.head.meaning, 80)}` : '';
+    $('suspects-lead').textContent += ` Tokens in blue with a solid line raise${of}, those in orange with a dashed line lower${of ? ' it' : ''}: the thicker the line, the more.`;
+  }
   for (const [name, words] of FILTERS) $('filter').append(option(name, words));
   for (const [name, words] of SORTS) $('sort').append(option(name, words));
   $('class').append(option('', 'any'));

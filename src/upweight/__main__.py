@@ -1,0 +1,5 @@
+"""``python -m upweight`` is the command line."""
+
+from upweight.cli import app
+
+app()
