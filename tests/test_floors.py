@@ -17,10 +17,10 @@ FLOORS = {
     4: ["tiles", "solve", "objective"],
     5: ["gradients", "influence", "adapters"],
     6: ["curvature"],
-    7: ["fitted", "questions", "evaluate", "review", "report"],
+    7: ["fitted", "questions", "evaluate", "displays", "review", "report"],
     8: ["study"],
     9: ["frameworks", "runs"],
-    10: ["demo", "cli", "__init__"],
+    10: ["demo", "cli", "__init__", "__main__"],
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 ALGEBRA = {"linop", "solve", "tiles", "influence"}

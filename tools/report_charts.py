@@ -114,13 +114,13 @@ def classes() -> alt.LayerChart:
         alt.Chart(alt.NamedData("cells"))
         .mark_rect(cornerRadius=2)
         .encode(
-            x=alt.X("train:N", sort=None, title="label of the training points", axis=alt.Axis(labelLimit=80, labelAngle=0)),
+            x=alt.X(
+                "train:N", sort=None, title="label of the training points", axis=alt.Axis(labelLimit=80, labelAngle=0)
+            ),
             y=alt.Y("query:N", sort=None, title="label of the queries", axis=alt.Axis(labelLimit=80)),
             color=alt.Color(
                 "effect:Q",
-                scale=alt.Scale(
-                    range=[INKS["hurt"], INKS["surface"], INKS["helped"]], domainMid=0, interpolate="rgb"
-                ),
+                scale=alt.Scale(range=[INKS["hurt"], INKS["surface"], INKS["helped"]], domainMid=0, interpolate="rgb"),
                 legend=alt.Legend(title=None, format="~g", orient="top", gradientLength=200, tickCount=5),
             ),
             tooltip="words:N",
@@ -136,7 +136,9 @@ def groups() -> alt.LayerChart:
         .mark_bar(cornerRadius=2)
         .encode(
             x=alt.X(
-                "effect:Q", title="change of the mean loss if the group is left out", axis=alt.Axis(format="~g", tickCount=5)
+                "effect:Q",
+                title="change of the mean loss if the group is left out",
+                axis=alt.Axis(format="~g", tickCount=5),
             ),
             y=alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=140)),
             color=alt.Color(
@@ -166,7 +168,12 @@ def series() -> alt.LayerChart:
 
 def dressed(chart: alt.LayerChart, height: Any) -> alt.LayerChart:
     """The look all charts share."""
-    words: dict[str, Any] = {"labelColor": INKS["quiet"], "titleColor": INKS["ink"], "labelFontSize": 11, "titleFontSize": 12}
+    words: dict[str, Any] = {
+        "labelColor": INKS["quiet"],
+        "titleColor": INKS["ink"],
+        "labelFontSize": 11,
+        "titleFontSize": 12,
+    }
     return (
         chart.properties(width=WIDTH, height=height, autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
         .configure(background="transparent", font="system-ui, sans-serif", padding=4)

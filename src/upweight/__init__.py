@@ -2,6 +2,7 @@
 
 from upweight import curvature, errors, linop, show
 from upweight.curvature import Relative
+from upweight.displays import CalibrationDisplay, EffectsDisplay, SuspectsDisplay
 from upweight.fitted import Solver
 from upweight.frameworks import from_sklearn
 from upweight.gradients import rows
@@ -18,7 +19,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "L2",
+    "CalibrationDisplay",
     "Effects",
+    "EffectsDisplay",
     "Mixture",
     "Randomised",
     "Relative",
@@ -26,6 +29,7 @@ __all__ = [
     "Segment",
     "Solver",
     "Study",
+    "SuspectsDisplay",
     "curvature",
     "effect",
     "errors",

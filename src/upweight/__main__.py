@@ -1,4 +1,4 @@
-"""``python -m upweight`` is the command line."""
+"""``python -m upweight`` is the command line too."""
 
 from upweight.cli import app
 

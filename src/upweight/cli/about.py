@@ -81,7 +81,9 @@ def _version(name: str) -> str | None:
 def _table(found: dict[str, Any]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_row("upweight", f"{found['upweight']} on Python {found['python']}")
-    table.add_row("machine", f"{found['cores']} cores, {found['memory_gib']} GiB memory, {found['free_disk_gib']} GiB free disk")
+    table.add_row(
+        "machine", f"{found['cores']} cores, {found['memory_gib']} GiB memory, {found['free_disk_gib']} GiB free disk"
+    )
     table.add_row("accelerator", found["accelerator"] or "none")
     table.add_row("core", ", ".join(f"{name} {version}" for name, version in found["core"].items()))
     for extra, names in found["extras"].items():

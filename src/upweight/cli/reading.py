@@ -64,12 +64,12 @@ def suspects_of(run: Any, k: int) -> list[dict[str, Any]]:
     """The k training points of highest self-influence."""
     columns, labels = _suspects(run)
     order = np.argsort(-columns["self_influence"], kind="stable")[:k]
-    given, predicted, suggested = labels["table"] or (None, None, None)
+    words = dict(zip(("given", "predicted", "suggested"), labels["table"]))
     return [
         {
             "rank": rank + 1,
             "train": labels["ids"][place],
-            **({} if given is None else {"given": given[place], "predicted": predicted[place], "suggested": suggested[place]}),
+            **{name: column[place] for name, column in words.items()},
             "self_influence": float(columns["self_influence"][place]),
             "loss": float(columns["loss"][place]),
         }
@@ -87,7 +87,9 @@ def ranked(run: Any, query: str, k: int, harmful: bool) -> list[dict[str, Any]]:
     """What helped or hurt one query, or all."""
     effects = run.mean if query == MEAN else run.joined()
     if effects is None:
-        raise StoreError(f"{run.folder} has no effects. Expected a run with queries: score with --holdout or --validation.")
+        raise StoreError(
+            f"{run.folder} has no effects. Expected a run with queries: score with --holdout or --validation."
+        )
     names = [str(name) for name in effects.query_ids.tolist()]
     if query not in names:
         raise IndexOutOfRange(f"no query is called {query!r}. Expected 'mean', or one of {listing(names)}.")
@@ -137,7 +139,9 @@ def _suspects(run: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def _rows(rows: list[dict[str, Any]], columns: list[str]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in columns:
-        table.add_column(name.replace("_", " "), justify="right" if name in ("rank", "effect", "self_influence", "loss") else "left")
+        table.add_column(
+            name.replace("_", " "), justify="right" if name in ("rank", "effect", "self_influence", "loss") else "left"
+        )
     for row in rows:
         table.add_row(*(_cell(row[name]) for name in columns))
     return table

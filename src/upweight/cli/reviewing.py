@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from upweight.cli.talk import AsJson, answer, guarded, say
 from upweight.errors import ConfigError
-
-if TYPE_CHECKING:
-    from upweight.review.followed import Followed
 
 
 def add_to(app: typer.Typer) -> None:
@@ -48,6 +44,7 @@ def report(
         calibration=found.calibration(stored.each) if stored.each is not None and len(made) > 1 else None,
         title=title or f"What the rows of {Path(found.source.name).name} did",
         commands=_commands(found, run, out),
+        notes=opened.words,
     )
     say(f"writing {out} …")
     write_report(opened.study.fitted, out, wanted, Stored(stored.self_influence, stored.each, stored.mean))
@@ -60,14 +57,16 @@ def report(
 def apply(
     decisions: Annotated[Path, typer.Argument(help="Decisions exported from a report, .csv or .json.")],
     run: Annotated[Path, typer.Option(help="Folder of the run that the report was written from.")],
-    out: Annotated[Path | None, typer.Option(help="Where to write the table as decided; a .json of names for factories.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the table as decided; a .json of names for factories.")
+    ] = None,
     refit: Annotated[bool, typer.Option("--refit/--no-refit", help="Also refit for real.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """What following the decisions does to the validation loss, predicted and refitted; and the data as decided."""
     from upweight.review import read_decisions, what_if
     from upweight.review.followed import follow
-    from upweight.runs import Run
+    from upweight.runs import Run, write_decided
 
     found = Run(run)
     read = read_decisions(decisions)
@@ -76,7 +75,7 @@ def apply(
     forecast = None
     if opened.query is not None:
         forecast = what_if(opened.study.fitted, read, opened.query, None if refit else False)
-    written = None if out is None else str(_write(found, opened, read, followed, out))
+    written = None if out is None else str(write_decided(found.source, opened, followed, out))
     summary = {
         "decisions": len(read),
         "dropped": len(followed.dropped),
@@ -84,43 +83,21 @@ def apply(
         "what_if": None if forecast is None else dataclasses.asdict(forecast),
         "written": written,
     }
-    words = repr(forecast) if forecast is not None else "No rows were held out, so nothing tells what this does to a loss; score with --holdout or --validation."
+    words = (
+        repr(forecast)
+        if forecast is not None
+        else "No rows were held out, so nothing tells what this does to a loss; score with --holdout or --validation."
+    )
     answer(summary, as_json, lambda: words if written is None else f"{words}\nWritten {written}.")
-
-
-def _write(run: Any, opened: Any, decisions: Any, followed: Followed, out: Path) -> Path:
-    """The table without the rows that were dropped and with the new labels; every other cell as it was."""
-    from upweight.store import write_whole
-
-    if opened.rows is None:
-        ids = opened.study.objective.examples.ids.tolist()
-        labels = {str(item.train): item.label for item in decisions if item.action == "relabel"}
-        names = {"drop": [ids[place] for place in followed.dropped], "relabel": labels}
-        return write_whole(out, (json.dumps(names, default=str, indent=1) + "\n").encode())
-    from upweight.runs.tables import read_table, write_table
-
-    source = run.source
-    if Path(source.name).resolve() == out.resolve():
-        raise ConfigError(f"--out {out} is the table itself. Expected another name: your data are never overwritten.")
-    table = read_table(source.name, raw=True)
-    new = [item.label for item in decisions if item.action == "relabel"]
-    column = table[source.target].astype(object)
-    for place, label in zip(followed.relabelled.tolist(), new, strict=True):
-        column.iloc[opened.rows[place]] = str(label) if isinstance(column.iloc[0], str) else _typed(label, table[source.target])
-    table[source.target] = column if column.map(type).nunique() > 1 else column.infer_objects()
-    return write_table(out, table.drop(index=table.index[opened.rows[followed.dropped]]))
-
-
-def _typed(label: Any, column: Any) -> Any:
-    """A label as the column of a typed table holds it."""
-    return column.dtype.type(label) if column.dtype.kind in "iufb" else label
 
 
 def _group_labels(run: Any, opened: Any, name: str) -> list[str]:
     from upweight.runs.tables import read_table
 
     if opened.rows is None:
-        raise ConfigError("--groups needs a run of a table. Expected a column of it; for a factory use study.report(groups=...).")
+        raise ConfigError(
+            "--groups needs a run of a table. Expected a column of it; for a factory use study.report(groups=...)."
+        )
     table = read_table(run.source.name)
     if name not in table.columns:
         raise ConfigError(f"--groups {name!r} is no column. Expected one of {', '.join(map(str, table.columns[:12]))}.")

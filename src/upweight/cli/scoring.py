@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from upweight.cli.reading import suspects_table, suspects_of
+from upweight.cli.reading import suspects_of, suspects_table
 from upweight.cli.talk import AsJson, answer, guarded, say
 from upweight.errors import ConfigError
 
@@ -32,7 +32,9 @@ def score(
     target: Annotated[str | None, typer.Option(help="Column of the table to predict.")] = None,
     model: Annotated[str | None, typer.Option(help="A fitted pipeline (.skops) in place of the default one.")] = None,
     trust: Annotated[list[str] | None, typer.Option(help="A type that the .skops file may hold.")] = None,
-    validation: Annotated[str | None, typer.Option(help="A table of rows to ask about; none are held out then.")] = None,
+    validation: Annotated[
+        str | None, typer.Option(help="A table of rows to ask about; none are held out then.")
+    ] = None,
     holdout: Annotated[float, typer.Option(help="Share of rows held out to ask about; 0 scores every row.")] = 0.2,
     id: Annotated[str | None, typer.Option(help="Column that names rows; row numbers from 0 otherwise.")] = None,
     task: Annotated[str | None, typer.Option(help="'classes' or 'numbers'; decided by the target otherwise.")] = None,
@@ -63,7 +65,9 @@ def _summary(run: Any, opened: Any) -> dict[str, Any]:
     if each is not None and len(made) > 1:
         found = run.calibration(each)
         refits = {"count": len(made), "slope": found.slope, "pearson": found.pearson, "concerns": found.concerns}
-        say(f"refits: what happened was {found.slope:.3f} times what was predicted, correlation {found.pearson:.4f}, over {len(made)} points really left out")
+        say(
+            f"refits: what happened was {found.slope:.3f} times what was predicted, correlation {found.pearson:.4f}, over {len(made)} points really left out"
+        )
     for concern in trusted.concerns:
         say(f"beware: {concern}")
     head = run.head

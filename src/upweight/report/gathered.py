@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -40,7 +40,8 @@ class Wanted:
     calibration: Calibration | None = None
     train: Callable[..., Any] | None = None
     title: str | None = None
-    commands: Sequence[str] = field(default_factory=tuple)
+    commands: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,9 @@ def minimum(trust: Trust) -> Finding:
     """Influence is about a minimum."""
     reached = trust.stationarity.reached and not trust.pending_shift > FAR
     words = [
-        "The model is at a minimum of what it minimised." if reached else "The model is not at a minimum of what it minimised: train further, or check loss and penalty against the training run.",
+        "The model is at a minimum of what it minimised."
+        if reached
+        else "The model is not at a minimum of what it minimised: train further, or check loss and penalty against the training run.",
         f"The gradient left is {trust.stationarity.ratio:.1g} of a typical point's (limit {LIMIT}).",
     ]
     if math.isfinite(trust.pending_shift):
@@ -97,7 +99,9 @@ def curvature(trust: Trust) -> Finding:
     flat = trust.lowest_curvature < FLAT * trust.mean_curvature and not trust.convex
     words = f"Lowest eigenvalue {trust.lowest_curvature:.3g}, mean {trust.mean_curvature:.3g}."
     if trust.lowest_curvature <= 0:
-        return Finding(BAD, "Curvature", words + " It must be positive: the model is not at a minimum of what it minimised.")
+        return Finding(
+            BAD, "Curvature", words + " It must be positive: the model is not at a minimum of what it minimised."
+        )
     return Finding(CARE if flat else GOOD, "Curvature", words + " Along flat directions refits go farther." * flat)
 
 

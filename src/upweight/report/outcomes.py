@@ -38,11 +38,12 @@ class Outcomes:
         """'class', 'number' or 'none': what a label is."""
         return "class" if self.levels else "none" if self.given is None else "number"
 
-    def words(self, place: int) -> Any:
-        """The given label of one point, in the user's terms."""
-        if self.given is None:
-            return None
-        return self.levels[int(self.given[place])] if self.levels else float(self.given[place])
+    def at(self, where: np.ndarray) -> Outcomes:
+        """The same of some points only."""
+        columns = (self.given, self.predicted, self.suggested, self.loss, self.confidence)
+        given, predicted, suggested, loss, confidence = (None if c is None else c[where] for c in columns)
+        assert loss is not None
+        return Outcomes(self.ids[where], self.levels, given, predicted, suggested, loss, confidence)
 
 
 def outcomes(fitted: Fitted, examples: Examples) -> Outcomes:

@@ -43,7 +43,11 @@ def jsonable(value: Any) -> Any:
     value = plain(value)
     if isinstance(value, float) and value != value:
         return "nan"
-    return value if isinstance(value, str | int | bool) or (isinstance(value, float) and abs(value) < np.inf) else str(value)
+    return (
+        value
+        if isinstance(value, str | int | bool) or (isinstance(value, float) and abs(value) < np.inf)
+        else str(value)
+    )
 
 
 def script_json(payload: Any) -> str:

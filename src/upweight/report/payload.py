@@ -125,21 +125,14 @@ def _queries(found: Gathered, shown: Shown | None, listed: Any) -> dict[str, Any
     for row, (helped, hurt) in zip((found.mean, *found.each.values), listed, strict=True):
         sides = {"helped": helped, "hurt": hurt}
         entries.append({side: [[int(p), float(f"{row[p]:.5g}")] for p in at] for side, at in sides.items()})
-    where = found.shown
-    of = found.queries
-    chosen = Outcomes(of.ids[where], of.levels, *(_at(c, where) for c in (of.given, of.predicted, of.suggested)),
-                      of.loss[where], _at(of.confidence, where))  # fmt: skip
+    where, chosen = found.shown, found.queries.at(found.shown)
     return _columns(chosen) | {
         "count": len(found.examples),
-        "meanLoss": float(of.loss.mean()),
+        "meanLoss": float(found.queries.loss.mean()),
         "unit": found.each.unit,
         "entries": entries,
         "looks": [None if shown is None else shown.of_query(int(place)) for place in where],
     }
-
-
-def _at(column: np.ndarray | None, where: np.ndarray) -> np.ndarray | None:
-    return None if column is None else column[where]
 
 
 def _classes(found: Gathered) -> dict[str, Any] | None:
@@ -188,6 +181,7 @@ def _made(found: Gathered) -> dict[str, Any]:
     fitted, rows = found.fitted, []
     o = fitted.objective
     rows.append(["model", f"{type(o.model).__name__}, {o.space.size:,} parameters, {o.count:,} training points"])
+    rows.extend(["data", note] for note in found.wanted.notes)
     rows.append(["loss", f"{o.loss.name} ({o.loss.unit})"])
     rows.append(["penalty", f"protocol {fitted.protocol}: " + PROTOCOLS[fitted.protocol]])
     rows.append(["curvature", f"{fitted.kind}; {fitted.verdict}"])

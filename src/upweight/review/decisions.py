@@ -134,7 +134,9 @@ def _from_json(text: str, path: Path) -> Decisions:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DecisionError(f"{path} is not JSON ({error}). Expected what the report exports; export it again.") from error
+        raise DecisionError(
+            f"{path} is not JSON ({error}). Expected what the report exports; export it again."
+        ) from error
     found = {"decisions": found, "format": FORMAT} if isinstance(found, list) else found
     if found.get("format") != FORMAT or not isinstance(found.get("decisions"), list):
         raise DecisionError(
@@ -143,9 +145,7 @@ def _from_json(text: str, path: Path) -> Decisions:
     if not all(isinstance(row, dict) for row in found["decisions"]):
         raise DecisionError(f"{path} holds decisions that are no objects. Expected {{train, decision, label}} in each.")
     fingerprint = found.get("fingerprint")
-    return _once(
-        [_decision(row) for row in found["decisions"]], fingerprint if isinstance(fingerprint, str) else None
-    )
+    return _once([_decision(row) for row in found["decisions"]], fingerprint if isinstance(fingerprint, str) else None)
 
 
 def _from_csv(text: str, path: Path) -> Decisions:
@@ -170,7 +170,9 @@ def _decision(row: Mapping[Any, Any]) -> Decision:
         raise DecisionError(
             f"point {row['train']!r} has position {position!r}. Expected a whole number, or none; correct it."
         ) from None
-    label, given = (None if value != value or value == "" else plain(value) for value in (row.get("label"), row.get("given")))
+    label, given = (
+        None if value != value or value == "" else plain(value) for value in (row.get("label"), row.get("given"))
+    )
     return Decision(plain(row["train"]), str(row["decision"]), label, given, position)
 
 

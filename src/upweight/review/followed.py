@@ -33,6 +33,8 @@ class Followed:
     weights: Float[Tensor, "n"]
     dropped: np.ndarray
     relabelled: np.ndarray
+    labels: tuple[Any, ...]
+    """The new label of each relabelled point, as it was decided."""
 
 
 def follow(fitted: Fitted, decisions: Decisions) -> Followed:
@@ -54,7 +56,7 @@ def follow(fitted: Fitted, decisions: Decisions) -> Followed:
     weights[fitted.objective.count :] = weights[relabelled]
     weights[relabelled] = 0.0
     weights[dropped] = 0.0
-    return Followed(extended, weights, dropped, relabelled)
+    return Followed(extended, weights, dropped, relabelled, tuple(label for _, label in moved))
 
 
 def with_copies(fitted: Fitted, places: np.ndarray, labels: Sequence[Any]) -> Fitted:

@@ -100,7 +100,9 @@ def _columns_of(model: Any, X: pd.DataFrame) -> list[str]:
     used = list(X.columns) if names is None else list(names)
     missing = [str(name) for name in used if name not in X.columns]
     if missing:
-        raise InputError(f"the table lacks the pipeline's columns {', '.join(missing[:6])}. Expected what it was fitted on.")
+        raise InputError(
+            f"the table lacks the pipeline's columns {', '.join(missing[:6])}. Expected what it was fitted on."
+        )
     return used
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from upweight.errors import InputError, LabelError, MissingExtraError
 from upweight.runs.source import refuse_pickle
@@ -43,7 +43,7 @@ def columns_of(frame: pd.DataFrame, without: list[str]) -> Columns:
     found: dict[str, list[str]] = {"numbers": [], "categories": [], "texts": [], "left_out": []}
     for name in frame.columns:
         if name not in without:
-            found[_kind(frame[name].dropna())].append(name)
+            found[_kind(cast("pd.Series", frame[name].dropna()))].append(name)
     return Columns(**found)
 
 

@@ -73,7 +73,11 @@ class Run:
         found = self.head
         differs = [key for key in source.as_dict() if found["source"].get(key) != source.as_dict()[key]]
         if differs or found["fingerprint"] != mark:
-            what = f"{differs[0]} {found['source'].get(differs[0])!r}" if differs else f"training set {found['fingerprint']}"
+            what = (
+                f"{differs[0]} {found['source'].get(differs[0])!r}"
+                if differs
+                else f"training set {found['fingerprint']}"
+            )
             raise StoreError(
                 f"{self.folder} holds a run of {what}. Expected the same, to go on with it; choose another --out, or remove the folder."
             )
@@ -195,12 +199,16 @@ class Run:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise StoreError(f"could not write to {self.folder}: {error.strerror}. Expected a writable folder.") from error
+            raise StoreError(
+                f"could not write to {self.folder}: {error.strerror}. Expected a writable folder."
+            ) from error
 
     @staticmethod
     def _blocks(gathered: Gathered) -> list[tuple[str, np.ndarray]]:
         shown = gathered.shown
-        return [(f"each-{start:06d}.safetensors", shown[start : start + BLOCK]) for start in range(0, len(shown), BLOCK)]
+        return [
+            (f"each-{start:06d}.safetensors", shown[start : start + BLOCK]) for start in range(0, len(shown), BLOCK)
+        ]
 
     @staticmethod
     def _watched(items: list[Any], what: str) -> Iterable[Any]:
@@ -221,5 +229,3 @@ def _table(gathered: Gathered) -> list[list[Any]]:
 
 def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool) else str(value)
-
-

@@ -50,7 +50,8 @@ class Source:
     @classmethod
     def of(cls, found: dict[str, Any]) -> Source:
         """As it was written."""
-        return cls(**found | {"trusted": tuple(found.get("trusted", ()))})
+        fields: dict[str, Any] = {**found, "trusted": tuple(found.get("trusted", ()))}
+        return cls(**fields)
 
     def absolute(self) -> Source:
         """With the full paths of its files, so that it means the same from any folder."""

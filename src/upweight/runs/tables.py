@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -60,7 +60,9 @@ def read_table(path: str | Path, raw: bool = False) -> pd.DataFrame:
             "Parquet needs pyarrow, which is not installed. Install it with: pip install 'upweight[arrow]'"
         ) from error
     except (ValueError, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{target} cannot be read as a table ({error}). Expected rows of equal length in UTF-8.") from error
+        raise InputError(
+            f"{target} cannot be read as a table ({error}). Expected rows of equal length in UTF-8."
+        ) from error
 
 
 def write_table(path: str | Path, frame: pd.DataFrame) -> Path:
@@ -74,7 +76,9 @@ def write_table(path: str | Path, frame: pd.DataFrame) -> Path:
         buffer = io.BytesIO()
         frame.to_parquet(buffer)
         return write_whole(path, buffer.getvalue())
-    return write_whole(path, frame.to_csv(index=False, sep="\t" if kind == ".tsv" else ",").encode("utf-8", "surrogatepass"))
+    return write_whole(
+        path, frame.to_csv(index=False, sep="\t" if kind == ".tsv" else ",").encode("utf-8", "surrogatepass")
+    )
 
 
 def split(source: Source) -> Split:
@@ -97,7 +101,9 @@ def split(source: Source) -> Split:
     classes = target_is_classes(frame[source.target].iloc[usable], source.task)
     asked = None if source.validation is None else _asked(source, frame)
     whole = source.validation is not None or source.model is not None or source.holdout == 0
-    query = np.empty(0, dtype=int) if whole else _held_out(frame[source.target], usable, source, classes)
+    query = (
+        np.empty(0, dtype=int) if whole else _held_out(cast("pd.Series", frame[source.target]), usable, source, classes)
+    )
     train = np.setdiff1d(usable, query)
     return Split(frame, train, query, asked, classes, tuple(words))
 
@@ -132,7 +138,7 @@ def _asked(source: Source, frame: pd.DataFrame) -> pd.DataFrame:
         raise InputError(
             f"{source.validation} lacks the columns {', '.join(missing[:6])}. Expected the columns of {source.name}."
         )
-    return asked[asked[source.target].notna()]
+    return cast("pd.DataFrame", asked[asked[source.target].notna()])
 
 
 def _held_out(target: pd.Series, usable: np.ndarray, source: Source, classes: bool) -> np.ndarray:

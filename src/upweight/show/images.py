@@ -81,7 +81,7 @@ def pixels(values: np.ndarray) -> np.ndarray:
     top = 1.0 if high <= 1.0 and low >= 0.0 else 255.0
     if low < 0.0 or high > 255.0 or (top == 255.0 and not (values % 1 == 0).all()):
         values, top = values - low, max(high - low, 1e-12)
-    return np.uint8(np.round(values * (255.0 / top)))
+    return np.round(values * (255.0 / top)).astype(np.uint8)
 
 
 def encoded(picture: Any) -> str:

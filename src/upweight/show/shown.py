@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +17,12 @@ class Shown(ABC):
     """Looks of the training points and, where they are given, of the queries.
 
     Attributes:
-        train: one thing to look at a training point, in the order of the study.
+        train: one thing to look at a training point, in the order of the study: a list, an array, a column or a frame.
         query: one a query, in the order of the query; None where queries are not shown.
     """
 
-    train: Sequence[Any]
-    query: Sequence[Any] | None = None
+    train: Any
+    query: Any = None
 
     kind = "none"
 
@@ -57,6 +56,6 @@ class Shown(ABC):
                 )
 
 
-def at(things: Sequence[Any], place: int) -> Any:
+def at(things: Any, place: int) -> Any:
     """One of them by position, also of a frame or a series with an index of its own."""
-    return things.iloc[place] if hasattr(things, "iloc") else things[place]  # pyright: ignore
+    return things.iloc[place] if hasattr(things, "iloc") else things[place]

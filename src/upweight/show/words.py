@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,8 +41,8 @@ class Tokens(Shown):
         meaning: what heat raises, in a few words, such as "the score of 'positive'".
     """
 
-    heat: Sequence[Any] | None = None
-    query_heat: Sequence[Any] | None = None
+    heat: Any = None
+    query_heat: Any = None
     meaning: str = ""
 
     kind = "tokens"
@@ -76,4 +75,7 @@ class Tokens(Shown):
                 f"display=Tokens found {numbers.size} heats for {len(words)} tokens. Expected one number a token."
             )
         top = float(np.abs(numbers[np.isfinite(numbers)]).max(initial=0.0))
-        return shown | {"heat": [float(f"{value:.3g}") if np.isfinite(value) else 0.0 for value in numbers[:TOKENS]], "top": top}
+        return shown | {
+            "heat": [float(f"{value:.3g}") if np.isfinite(value) else 0.0 for value in numbers[:TOKENS]],
+            "top": top,
+        }

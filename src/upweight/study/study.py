@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,6 +153,11 @@ class Study(Asked):
         kind = type(self.fitted.engine).__name__.removesuffix("Engine").lower()
         mode = "; left in train mode, scored in eval mode" if self.fitted.adapted.was_training else ""
         return f"Study of {o.count:,} training points and {o.space.size:,} parameters, loss {o.loss.name}, protocol {self.protocol}, {kind} gradients; {self.fitted.stationarity}{mode}."
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the study in a sentence, and what to ask next; data are escaped."""
+        asks = "drop(query), mislabeled(), check(query), trust(), report(path, query=query)"
+        return f"<div><p>{escape(repr(self))}</p><p>Ask: <code>{asks}</code></p></div>"
 
     def trust(self) -> Trust:
         """How far answers can be believed: stationarity, curvature, solver residual, leverage, in words and numbers."""
@@ -310,8 +316,8 @@ class Study(Asked):
             One pass for self-influence, one a batch of queries, up to 1,000 relabellings, and the refits.
             Below 10 MB up to 100,000 points: looks fill what room is left, the first suspects first.
         """
-        from upweight.report.page import write_report
         from upweight.report.gathered import Wanted
+        from upweight.report.page import write_report
 
         wanted = Wanted(query, display, groups, truth, refits, calibration, train, title, tuple(commands))
         return write_report(self.fitted, Path(path), wanted)
