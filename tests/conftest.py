@@ -81,7 +81,7 @@ class Visited:
         page.on("console", lambda message: self.seen.append(f"console {message.text}"))
         page.on("popup", lambda popup: self.seen.append(f"popup {popup.url}"))
         page.goto(path.as_uri())
-        page.wait_for_function("document.documentElement.dataset.ready === 'yes'")
+        page.wait_for_selector("html[data-ready=yes]")
 
     def note(self, what, url):
         if not url.startswith(("file:", "data:", "blob:")):

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import vl_convert
 from report_charts import INKS, charts
@@ -74,8 +75,20 @@ def build(modules: Path) -> dict[str, str]:
 
 def compiled(chart: dict[str, object]) -> str:
     """A Vega-Lite chart as Vega, without the address of its schema: the page names no address."""
-    spec = vl_convert.vegalite_to_vega(chart)
+    spec = unread(vl_convert.vegalite_to_vega(chart))
     return json.dumps({key: value for key, value in spec.items() if key != "$schema"})
+
+
+def unread(spec: Any) -> Any:
+    """The same without roles for single marks: a screen reader is given the chart's description instead."""
+    if isinstance(spec, list):
+        return [unread(part) for part in spec]
+    if not isinstance(spec, dict):
+        return spec
+    read = {key: unread(value) for key, value in spec.items()}
+    for parts in ("marks", "axes", "legends"):
+        read |= {parts: [part | {"aria": False} for part in read[parts]]} if parts in read else {}
+    return read
 
 
 def as_script(module: str) -> str:

@@ -7,6 +7,7 @@ import io
 import os
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,15 @@ class Images(Shown):
                 warnings.simplefilter("error", image.DecompressionBombWarning)
                 return {"src": encoded(opened(thing))}
         except Exception as error:  # a damaged file may fail anywhere in its decoder
-            return {"broken": f"{type(error).__name__}: {error}"[:160]}
+            return {"broken": reason(error, thing)}
+
+
+def reason(error: Exception, thing: Any) -> str:
+    """Why a picture cannot be shown, with the name of its file but not the folders above it."""
+    words = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if isinstance(thing, str | os.PathLike):
+        words = f"{Path(thing).name}: {words.replace(str(thing), Path(thing).name)}"
+    return f"{type(error).__name__}, {words}"[:160]
 
 
 def opened(thing: Any) -> Any:

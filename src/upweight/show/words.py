@@ -24,7 +24,7 @@ class Text(Shown):
     kind = "text"
 
     def look(self, thing: Any) -> Look:
-        text = "" if thing is None else str(thing)
+        text = "" if thing is None or thing != thing else str(thing)
         left = len(text) - EXCERPT
         return {"text": text[:EXCERPT], **({"left": left} if left > 0 else {})}
 

@@ -31,7 +31,8 @@ function draw(box, name, data, label, ready) {
     logLevel: vega.Error,
   });
   for (const [set, rows] of Object.entries(data)) view.data(set, rows);
-  view.description(label);
+  box.setAttribute('role', 'img');
+  box.setAttribute('aria-label', label);
   view.width(Math.max(160, box.clientWidth)).initialize(box).runAsync();
   drawn.set(box, { view, again: () => draw(box, name, data, label, ready) });
   if (ready) ready(view);

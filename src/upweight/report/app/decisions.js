@@ -116,7 +116,7 @@ function download(name, text, type) {
 // A CSV table as rows of texts, with quoted cells that hold commas, quotes and line ends.
 function fromCsv(text) {
   const lines = [[]];
-  const cells = /("(?:[^"]|"")*"|[^,\r\n]*)(,|\r\n|\n|\r|$)/y;
+  const cells = /("(?:[^"]|"")*"|[^",\r\n][^,\r\n]*|)(,|\r\n|\n|\r|$)/y;
   while (cells.lastIndex < text.length) {
     const [, raw, end] = cells.exec(text) || [];
     if (raw === undefined) throw new Error('a quote is not closed');

@@ -5,11 +5,19 @@ function lookOf(look, name) {
   if (!look) return el('p', { class: 'look none' }, 'not on this page');
   if (look.broken !== undefined) return el('p', { class: 'look none' }, 'cannot be shown: ', datum(look.broken, 120));
   if (look.src !== undefined) return picture(look.src, name);
-  if (look.text !== undefined) return el('p', { class: 'look text', dir: 'auto' }, visible(look.text), left(look.left, 'character'));
+  if (look.text !== undefined) return scrolled(el('p', { class: 'look text', dir: 'auto' }, visible(look.text), left(look.left, 'character')));
   if (look.tokens) return tokens(look);
   if (look.cells) return cells(look.cells, head);
   if (look.series) return sparkline(look.series, name);
   return null;
+}
+
+// A long text scrolls inside its box; then the keyboard must reach it.
+function scrolled(node) {
+  requestAnimationFrame(() => {
+    if (node.scrollHeight > node.clientHeight + 1) node.tabIndex = 0;
+  });
+  return node;
 }
 
 function left(count, what) {
@@ -34,7 +42,7 @@ function tokens(look) {
     line.append(el('span', { class: 'token' + tone, title: look.heat ? signed(look.heat[k]) : null }, visible(token)), ' ');
   });
   line.append(left(look.left, 'token') || '');
-  return line;
+  return scrolled(line);
 }
 
 function cells(values, head) {

@@ -38,7 +38,7 @@ function refresh(page = 0) {
     if (!admits(i) || (level >= 0 && POINTS.given[i] !== level)) return false;
     if (region && !region.has(i)) return false;
     if (!words) return true;
-    return POINTS.id(i).toLowerCase().includes(words) || (POINTS.given && (POINTS.words('given', i).toLowerCase() === words || POINTS.words('suggested', i).toLowerCase() === words)) || searchable(look(i)).includes(words);
+    return POINTS.id(i).toLowerCase().includes(words) || (POINTS.given && (POINTS.words('given', i).toLowerCase() === words || POINTS.words('predicted', i).toLowerCase() === words)) || searchable(look(i)).includes(words);
   });
   list.matches = sorted === 'influence' ? matches : matches.sort((a, b) => order(a, b) || a - b);
   turn(page);
@@ -53,8 +53,8 @@ function turn(page) {
   $('cards').replaceChildren(...places.map(card));
   list.at = 0;
   const total = list.matches.length;
-  const subset = total === POINTS.size ? '' : ` that match, of ${POINTS.size.toLocaleString('en')}`;
-  $('count').textContent = total ? `${(start + 1).toLocaleString('en')}–${(start + places.length).toLocaleString('en')} of ${plural(total, 'point')}${subset}` : 'Nothing matches. Clear the search or choose another filter.';
+  const of = total === POINTS.size ? plural(total, 'point') : `${plural(total, 'matching point')}, ${POINTS.size.toLocaleString('en')} in all`;
+  $('count').textContent = total ? `${(start + 1).toLocaleString('en')}–${(start + places.length).toLocaleString('en')} of ${of}` : 'Nothing matches. Clear the search or choose another filter.';
   pager(pages);
 }
 
