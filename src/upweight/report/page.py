@@ -22,7 +22,7 @@ APP = ("data", "words", "charts", "decisions", "looks", "trust", "suspects", "qu
 def write_report(fitted: Fitted, path: str | Path, wanted: Wanted, stored: Stored | None = None) -> str:
     """Gather, render and write; a crash leaves the old page or none."""
     found = payload(Gathered(fitted, wanted, stored or Stored()))
-    write_whole(path, render(found).encode())
+    write_whole(path, render(found).encode("utf-8", "replace"))
     return str(path)
 
 

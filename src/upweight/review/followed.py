@@ -91,9 +91,9 @@ def read_label(fitted: Fitted, label: Any, like: Tensor) -> Tensor:
 
 def label_of(fitted: Fitted, text: str) -> Any:
     """The label that a text spells: one of the classes, or a number."""
-    known = {str(label): label for label in class_labels(fitted)}
-    if text in known:
-        return known[text]
+    known = {spelled(label): label for label in class_labels(fitted)}
+    if spelled(text) in known:
+        return known[spelled(text)]
     for read in (int, float):
         try:
             return read(text)
@@ -112,7 +112,7 @@ def class_labels(fitted: Fitted) -> list[Any]:
 
 def given_labels(fitted: Fitted) -> list[str] | None:
     """The label of every training point as text, as the page and its exports write it; None for other targets."""
-    classes = [str(label) for label in class_labels(fitted)]
+    classes = [spelled(label) for label in class_labels(fitted)]
     targets = torch.cat([fitted.engine.outputs(batch)[1].cpu() for _, batch in fitted.engine.batches()])
     flat = targets.reshape(len(targets), -1)
     if flat.shape[1] != 1:
@@ -123,11 +123,16 @@ def given_labels(fitted: Fitted) -> list[str] | None:
     return [f"{float(value):.6g}" for value in values.tolist()]
 
 
+def spelled(value: Any) -> str:
+    """A name as a browser spells it: halves of a character that belong together joined, others replaced."""
+    return str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def fingerprint(fitted: Fitted) -> str:
     """What tells one training set from another: its size, names and labels, as 16 hexadecimal digits."""
     digest = hashlib.sha256(f"{fitted.objective.count}".encode())
-    for text in (*map(str, fitted.objective.examples.ids.tolist()), *(given_labels(fitted) or ())):
-        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    for text in (*map(spelled, fitted.objective.examples.ids.tolist()), *(given_labels(fitted) or ())):
+        digest.update(text.encode() + b"\0")
     return digest.hexdigest()[:16]
 
 
@@ -174,12 +179,12 @@ def _same_study(fitted: Fitted, decisions: Decisions) -> None:
 def _places(fitted: Fitted) -> dict[str, list[int]]:
     places: dict[str, list[int]] = {}
     for place, name in enumerate(fitted.objective.examples.ids.tolist()):
-        places.setdefault(str(name), []).append(place)
+        places.setdefault(spelled(name), []).append(place)
     return places
 
 
 def _place(fitted: Fitted, item: Decision, names: dict[str, list[int]]) -> int:
-    found = names.get(str(item.train), [])
+    found = names.get(spelled(item.train), [])
     if item.position is not None and item.position in found:
         return item.position
     if item.position is not None and found:
@@ -200,7 +205,7 @@ def _require_given(fitted: Fitted, placed: list[tuple[int, Decision]]) -> None:
     labels = given_labels(fitted) if any(item.given is not None for _, item in placed) else None
     for place, item in placed if labels else ():
         assert labels is not None
-        if item.given is not None and not _same_label(str(item.given), labels[place]):
+        if item.given is not None and not _same_label(spelled(item.given), labels[place]):
             raise DecisionError(
                 f"point {item.train!r} is labelled {labels[place]!r}, but was {item.given!r} when it was decided about. Expected the same data; take the study that the report was written from."
             )

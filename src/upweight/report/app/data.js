@@ -16,6 +16,11 @@ function column(packed) {
   return new { f4: Float32Array, u1: Uint8Array, u2: Uint16Array, u4: Uint32Array }[kind](bytes(text));
 }
 
+// A name as a file can hold it: half of a character that stands alone is replaced.
+function spelled(text) {
+  return String(text).replace(/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g, '\ufffd');
+}
+
 // Columns of the training points, or of the queries: .id(i), .given(i), .predicted(i), .suggested(i) as words.
 function table(packed) {
   const ids = packed.ids.names;
@@ -34,7 +39,7 @@ function table(packed) {
     kind: packed.kind,
     levels: packed.levels,
     name: (i) => (ids ? ids[i] : i),
-    id: (i) => String(ids ? ids[i] : i),
+    id: (i) => spelled(ids ? ids[i] : i),
     words: (what, i) => word(columns[what], i),
     disagrees: (i) => packed.kind === 'class' && columns.predicted[i] !== columns.given[i],
   };

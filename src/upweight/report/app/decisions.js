@@ -30,7 +30,7 @@ function keep() {
 
 function newLabel(place, text) {
   if (POINTS.kind !== 'class') return Number(text);
-  const level = POINTS.levels.find((known) => String(known) === String(text));
+  const level = POINTS.levels.find((known) => spelled(known) === spelled(text));
   return level === undefined ? null : level;
 }
 
@@ -144,7 +144,7 @@ function take(text) {
   const places = new Map();
   for (let i = 0; i < POINTS.size; i++) places.set(POINTS.id(i), i);
   const read = found.map((row) => {
-    const named = String(row.train);
+    const named = spelled(row.train);
     const at = row.position !== null && row.position !== '' && row.position !== undefined ? Number(row.position) : places.get(named);
     if (at === undefined || !(at < POINTS.size) || POINTS.id(at) !== named) throw new Error('no point is called ' + clipped(named, 40));
     if (!['keep', 'relabel', 'drop'].includes(row.decision)) throw new Error('the decision ' + clipped(row.decision, 40) + ' is unknown');
