@@ -160,7 +160,7 @@ def relabelled(page):
     return found[:100]
 
 
-@pytest.mark.parametrize("kind", DISPLAYS)
+@pytest.mark.parametrize("kind", ["text", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("table", "tokens"))])
 def test_hostile_data_stay_data(visit, hostile, kind, tmp_path):
     data, names, study = hostile
     path = written(

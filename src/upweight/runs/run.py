@@ -194,8 +194,10 @@ class Run:
 
     def _append(self, row: dict[str, Any]) -> None:
         try:
-            with (self.folder / "refits.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            with (self.folder / "refits.jsonl").open("a+b") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+                torn = file.read(1) not in (b"", b"\n")  # a crash cut the last line short: it is left behind
+                file.write((b"\n" if torn else b"") + json.dumps(row).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
