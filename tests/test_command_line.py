@@ -115,7 +115,7 @@ def test_a_run_goes_on_where_it_stopped(table, run, tmp_path):
         redone = path.name in (first[1].name, "mean.safetensors", "refits.jsonl")
         assert (path.stat().st_mtime_ns != kept[path.name]) == redone, path
     for name in (first[1].name, "mean.safetensors"):
-        assert (again / name).read_bytes() == (folder / name).read_bytes()
+        np.testing.assert_array_equal(uw.load(again / name).values, uw.load(folder / name).values)
     assert len(Run(again).refits) >= 6
     assert told("diff", folder, again)["suspects_spearman"] == 1.0
 

@@ -36,4 +36,5 @@ showGroups();
 showMade();
 showKeys();
 showDock();
+performance.mark('ready');
 document.documentElement.dataset.ready = 'yes';
