@@ -77,7 +77,8 @@ def main() -> None:
     """Build, load, print."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as running:
         browser = running.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu", "--enable-precise-memory-info"]
+            executable_path=shutil.which("chromium"),
+            args=["--no-sandbox", "--disable-gpu", "--enable-precise-memory-info"],
         )
         for build in (digits, rows):
             path, started = Path(folder) / f"{build.__name__}.html", time.perf_counter()

@@ -56,5 +56,5 @@ def data_of(page: str) -> dict:
 
 
 def unpacked(column: dict) -> np.ndarray:
-    (kind, text), = column.items()
+    ((kind, text),) = column.items()
     return np.frombuffer(base64.b64decode(text), f"<{kind}")

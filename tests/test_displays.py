@@ -60,7 +60,10 @@ def test_suspects_are_told_apart_by_shape_too(study):
     wrong = frame["label"] != frame["predicted"]
     agree, disagree = (np.asarray(dots.get_offsets()) for dots in shown.dots_)
     np.testing.assert_allclose(disagree, frame.loc[wrong, ["loss", "self_influence"]].to_numpy())
-    assert len(agree) == int((~wrong).sum()) and [text.get_text() for text in shown.ax_.texts] == [str(frame["train"][0]), str(frame["train"][1])]
+    assert len(agree) == int((~wrong).sum()) and [text.get_text() for text in shown.ax_.texts] == [
+        str(frame["train"][0]),
+        str(frame["train"][1]),
+    ]
     data = regression(n=20)
     numbers = uw.from_sklearn(Ridge().fit(data.X, data.y), data.X, data.y).mislabeled(20)
     assert len(uw.SuspectsDisplay.from_mislabeled(numbers).dots_) == 1
@@ -80,7 +83,7 @@ def test_notebooks_show_the_strongest(study):
     effects = of.drop(data.query)
     words = effects._repr_html_()
     first = effects.raises(1).iloc[0]
-    assert f"{first['train']} ({first['effect']:+.3g})" in words and "predicted change" in words
+    assert f"{int(first['train'])} ({first['effect']:+.3g})" in words and "predicted change" in words
     many = of.drop((np.tile(data.Xt, (3, 1)), np.tile(data.yt, 3)))
     assert "7 more rows" in many._repr_html_()
     assert "50 training points" in of._repr_html_()

@@ -46,7 +46,9 @@ def people(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["docs/cli.md", "README.md"])
 def test_every_command_of_the_docs_runs(name, people):
-    commands = [line[2:] for block in blocks(name, "console") for line in block.splitlines() if line.startswith("$ upweight")]
+    commands = [
+        line[2:] for block in blocks(name, "console") for line in block.splitlines() if line.startswith("$ upweight")
+    ]
     assert len(commands) >= 3
     for command in commands:
         if "decisions.csv" in command:

@@ -73,7 +73,7 @@ OTHERS = [
     "\u0645\u0631\u062d\u0628\u0627 abc \u05e9\u05dc\u05d5\u05dd",
     "a" * 5000,
     "line\nline\r\nline\ttab",
-    '"quoted" \'single\' `back`',
+    "\"quoted\" 'single' `back`",
     "NaN",
     "null",
     "undefined",
@@ -120,7 +120,9 @@ OTHERS = [
     "\udc00 half a character",
 ]
 HOSTILE = [template.format(CALL) for template in TEMPLATES] + OTHERS
-MARKS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]")
+MARKS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]"
+)
 
 
 def as_shown(text):
@@ -160,7 +162,9 @@ def relabelled(page):
     return found[:100]
 
 
-@pytest.mark.parametrize("kind", ["text", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("table", "tokens"))])
+@pytest.mark.parametrize(
+    "kind", ["text", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("table", "tokens"))]
+)
 def test_hostile_data_stay_data(visit, hostile, kind, tmp_path):
     data, names, study = hostile
     path = written(
@@ -193,7 +197,9 @@ def test_hostile_data_stay_data(visit, hostile, kind, tmp_path):
         page.wait_for_timeout(200)
     assert page.evaluate("window.ran") is None and page.evaluate("document.scripts.length") == scripts
     assert page.locator("h1").inner_text() == HOSTILE[25] and page.title() == HOSTILE[25]
-    assert page.evaluate("[...document.querySelectorAll('*')].every(n => [...n.attributes].every(a => !/^on/i.test(a.name)))")
+    assert page.evaluate(
+        "[...document.querySelectorAll('*')].every(n => [...n.attributes].every(a => !/^on/i.test(a.name)))"
+    )
     assert page.locator("iframe, object, embed, link, base, form[action], a[href^='javascript']").count() == 0
 
 

@@ -47,7 +47,13 @@ def test_the_page_says_what_it_knows(visit, leaf):
     assert "130 training points with labels in 3 classes" in page.locator("#lead").inner_text()
     first = page.locator("#cards > .card").first
     suspect = study.mislabeled(1).iloc[0]
-    for word in (suspect["train"], suspect["label"], suspect["predicted"], f"{suspect['self_influence']:.3g}", "tree number"):
+    for word in (
+        suspect["train"],
+        suspect["label"],
+        suspect["predicted"],
+        f"{suspect['self_influence']:.3g}",
+        "tree number",
+    ):
         assert str(word) in first.inner_text()
 
 
@@ -87,8 +93,7 @@ def test_every_order_is_the_order_of_the_numbers(visit, leaf, sort):
 
 def test_points_are_filtered_by_label_and_by_what_the_model_says(visit, leaf):
     page = visit(leaf)
-    _, y, study = trees()
-    frame = study.mislabeled(130)
+    frame = trees()[2].mislabeled(130)
     page.select_option("#filter", "disagrees")
     disagree = frame[frame["label"] != frame["predicted"]]
     assert shown(page) == disagree["train"].tolist()[:24] and f"of {len(disagree)} matching points" in count(page)

@@ -105,7 +105,9 @@ def test_the_policy_names_the_hash_of_every_script_and_nothing_else(page):
     assert rules["script-src"].split() == [f"'{digest(text)}'" for text in scripts] and len(scripts) == 3
     assert rules["style-src"] == f"'{digest(style)}'"
     assert {rules["base-uri"], rules["form-action"]} == {"'none'"}
-    assert not re.search(r"\son\w+=|javascript:|<link|<iframe|@import|url\(", page.split('id="data"')[0].replace(scripts[0], ""))
+    assert not re.search(
+        r"\son\w+=|javascript:|<link|<iframe|@import|url\(", page.split('id="data"')[0].replace(scripts[0], "")
+    )
 
 
 def test_the_page_is_small_and_names_no_host(page):

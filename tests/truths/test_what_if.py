@@ -64,12 +64,15 @@ def test_least_squares_are_exact():
     found = study.what_if(decisions, data.query)
     assert found.predicted == pytest.approx(after - before, rel=1e-9)
     assert found.refitted == pytest.approx(after - before, rel=1e-7)
-    assert found.accuracy is None and "fell" in repr(found) or "rose" in repr(found)
+    assert (found.accuracy is None and "fell" in repr(found)) or "rose" in repr(found)
 
 
 def test_weight_decay_a_point_leaves_with_the_points():
     model, data, study = fitted_mlp(n=60)
-    decisions = [{"train": 2, "decision": "drop"}, {"train": 9, "decision": "relabel", "label": int((data.y[9] + 1) % 3)}]
+    decisions = [
+        {"train": 2, "decision": "drop"},
+        {"train": 9, "decision": "relabel", "label": int((data.y[9] + 1) % 3)},
+    ]
     X, y = as_decided(data.X, data.y, decisions)
     criterion = nn.CrossEntropyLoss(reduction="none")
 

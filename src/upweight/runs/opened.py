@@ -12,6 +12,8 @@ import numpy as np
 
 from upweight.errors import ConfigError, InputError, ModelError, UpweightError
 from upweight.frameworks import from_sklearn
+from upweight.report.outcomes import outcomes
+from upweight.runs.argued import argued
 from upweight.runs.pipeline import fit_default, load_pipeline
 from upweight.runs.source import Source, refuse_pickle
 from upweight.runs.tables import Split, split
@@ -20,6 +22,9 @@ from upweight.study import Study
 
 if TYPE_CHECKING:
     import pandas as pd
+
+LONG = 24
+"""Characters a cell on average from which a column is shown as text."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,8 @@ def _open_table(source: Source) -> Opened:
     names = parts.frame[source.id].to_numpy() if source.id is not None else np.arange(len(parts.frame))
     study = from_sklearn(model, X[used], y, ids=names[parts.train])
     asked, query = _query(parts, source, used)
-    return Opened(study, query, _display(X, asked, used), (*parts.words, said, _held(parts, source)), parts.train)
+    display = _display(study, query, model if source.model is None else None, (X, asked), used)
+    return Opened(study, query, display, (*parts.words, said, _held(parts, source)), parts.train)
 
 
 def _columns_of(model: Any, X: pd.DataFrame) -> list[str]:
@@ -137,9 +143,25 @@ def _held(parts: Split, source: Source) -> str:
     return f"{len(parts.train):,} rows train, {len(parts.query):,} are held out to ask about and are not scored (--holdout 0 scores all)"
 
 
-def _display(X: pd.DataFrame, asked: pd.DataFrame | None, used: list[str]) -> Shown:
-    """One column of text alone is shown as text, anything else as a table."""
-    texts = [name for name in used if X[name].dtype.kind not in "iufb" and X[name].astype(str).str.len().mean() > 40]
-    if len(texts) == 1:
-        return Text(X[texts[0]], None if asked is None else asked[texts[0]])
-    return Table(X, asked)
+def _display(study: Study, query: Any, model: Any, frames: tuple[pd.DataFrame, Any], used: list[str]) -> Shown:
+    """One column of text alone is shown as text, by the default pipeline with what its words say; else a table."""
+    X, asked = frames
+    texts = [name for name in used if X[name].dtype.kind not in "iufb" and X[name].astype(str).str.len().mean() > LONG]
+    if len(texts) != 1:
+        return Table(X, asked)
+    columns = (X[texts[0]], None if asked is None else asked[texts[0]])
+    if model is None or f"text {texts[0]}" not in model[0].named_transformers_:
+        return Text(*columns)
+    fitted = study.fitted
+    examples = (fitted.objective.examples, None if query is None else fitted.adapted.codec.read(query, "query"))
+    return argued(model, texts[0], columns, (_sides(study, examples[0]), _sides(study, examples[1])))
+
+
+def _sides(study: Study, examples: Any) -> list[tuple[int, int]] | None:
+    """Given and suggested class of every example."""
+    if examples is None:
+        return None
+    found = outcomes(study.fitted, examples)
+    if found.kind != "class" or found.given is None or found.suggested is None:
+        return None
+    return list(zip(found.given.tolist(), found.suggested.tolist(), strict=True))

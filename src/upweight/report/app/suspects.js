@@ -108,7 +108,8 @@ function buttons(place) {
   const button = (action, words, title) => el('button', { type: 'button', 'data-action': action, 'aria-pressed': 'false', title, on: { click: () => choose(place, action) } }, words);
   box.append(button('keep', 'Keep', `The ${TARGET} is right (c)`));
   if (POINTS.given) {
-    box.append(button('relabel', el('span', { class: 'target' }), `Take this ${TARGET} (a)`), other(place));
+    box.append(button('relabel', el('span', { class: 'target' }), `Take this ${TARGET} (a)`));
+    if (POINTS.kind !== 'class' || POINTS.levels.length > 2) box.append(other(place));
   }
   box.append(button('drop', 'Drop', 'Leave the point out (d)'));
   return box;
