@@ -360,6 +360,11 @@ def nothing():
     return 3
 def refused():
     return uw.from_sklearn(LogisticRegression(), X, y)
+def network():
+    import torch
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 900), torch.nn.Tanh(), torch.nn.Linear(900, 2)).double()
+    return uw.Study(net.eval(), (X, y), loss="cross_entropy", penalty=uw.L2(0.01)), (X[:9], y[:9])
 """
 
 
@@ -373,6 +378,10 @@ def test_a_factory_makes_the_study(tmp_path, monkeypatch):
     assert told("apply", "d.csv", "--run", "a", "--out", "kept.json")["dropped"] == 1
     assert json.loads(Path("kept.json").read_text()) == {"drop": [found["suspects"][0]["train"]], "relabel": {"7": "0"}}
     assert "--groups needs a run of a table" in upweight("report", "a", "--groups", "x", code=2).stderr
+    large = upweight("score", "studies_of_mine:network", "--out", "n")
+    assert "refits: none" in large.stderr and "beware:" in large.stderr and not Path("n/refits.jsonl").exists()
+    assert "too large to refit" in upweight("check", "n", code=2).stderr
+    upweight("report", "n", "--out", "n.html")
     for name, words in [
         ("broken", "raised RuntimeError: no data today"),
         ("nothing", "returned int"),

@@ -290,8 +290,8 @@ def test_every_display_is_read_on_a_phone(visit, kind, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "scheme"),
     [
-        ("tokens", "light"),
         ("table", "dark"),
+        pytest.param("tokens", "light", marks=pytest.mark.slow),
         *(pytest.param(kind, "dark", marks=pytest.mark.slow) for kind in ("text", "images", "series", "nothing")),
     ],
 )

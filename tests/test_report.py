@@ -176,6 +176,7 @@ def test_the_light_follows_what_was_measured():
         ({"stationarity": dataclasses.replace(trust.stationarity, ratio=0.5)}, CARE, "Training"),
         ({"pending_shift": 0.5}, CARE, "Training"),
         ({"highest_leverage": 0.9}, CARE, "Leverage"),
+        ({"highest_leverage": 6.0}, CARE, "Leverage"),
         ({"damping_share": 0.2}, CARE, "Damping"),
         ({"solver": dataclasses.replace(trust.solver, converged=False)}, BAD, "Solver"),
         ({"solver": dataclasses.replace(trust.solver, condition=1e13)}, CARE, "Solver"),

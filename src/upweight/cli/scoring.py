@@ -10,6 +10,7 @@ import typer
 from upweight.cli.reading import suspects_of, suspects_table
 from upweight.cli.talk import AsJson, answer, guarded, say
 from upweight.errors import ConfigError
+from upweight.review import can_refit
 
 SHOWN = 10
 """Suspects that are printed when a run is done."""
@@ -67,6 +68,10 @@ def _summary(run: Any, opened: Any) -> dict[str, Any]:
         refits = {"count": len(made), "slope": found.slope, "pearson": found.pearson, "concerns": found.concerns}
         say(
             f"refits: what happened was {found.slope:.3f} times what was predicted, correlation {found.pearson:.4f}, over {len(made)} points really left out"
+        )
+    elif each is not None and not can_refit(opened.study.fitted):
+        say(
+            "refits: none, since the network is too large for Newton's method; study.check(query, train=...) makes them"
         )
     for concern in trusted.concerns:
         say(f"beware: {concern}")

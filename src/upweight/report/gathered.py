@@ -19,6 +19,7 @@ from upweight.questions import points, whole
 from upweight.questions.question import Question
 from upweight.questions.trust import Trust, trust
 from upweight.report.outcomes import Outcomes, outcomes
+from upweight.review import can_refit
 from upweight.show import Shown
 
 QUERIES = 60
@@ -141,9 +142,11 @@ class Gathered:
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        """The refits that were handed in, or made now; None without queries or refits."""
+        """The refits that were handed in, or made now; None without queries or refits, or for a network that needs ``train``."""
         if self.wanted.calibration is not None or self.each is None or not self.wanted.refits:
             return self.wanted.calibration
+        if self.wanted.train is None and not can_refit(self.fitted):
+            return None
         return check(self.fitted, self.each, self.about(self.shown), self.wanted.refits, 0, self.wanted.train)
 
     @cached_property

@@ -62,7 +62,7 @@ def refits(calibration: Calibration | None) -> Finding:
         return Finding(
             CARE,
             name,
-            "None were made for this report, so nothing here was tested against the truth. Give a query and refits=30.",
+            "None were made for this report, so nothing here was tested against the truth. Give a query and refits=30, and for a large network train= as well.",
         )
     if calibration.concerns:
         return Finding(BAD, name, _sentence("; ".join(calibration.concerns)))
@@ -120,6 +120,9 @@ def leverage(trust: Trust) -> list[Finding]:
     if not math.isfinite(trust.highest_leverage):
         return []
     high = trust.highest_leverage > HIGH_LEVERAGE
+    if trust.highest_leverage > 1.0:
+        overstated = f"Mean {trust.mean_leverage:.2g}, highest {trust.highest_leverage:.2g} (point {trust.highest_point}): above 1, so this curvature overstates what single points own. Confirm the largest effects by refits."
+        return [Finding(CARE, "Leverage", overstated)]
     words = f"A point owns {trust.mean_leverage:.1%} of its own fit on average, and at most {trust.highest_leverage:.0%} (point {trust.highest_point})."
     return [Finding(CARE if high else GOOD, "Leverage", words + " Confirm the drop of that point by a refit." * high)]
 

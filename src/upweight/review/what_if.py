@@ -17,6 +17,8 @@ from upweight.questions.question import Question
 from upweight.review.decisions import read_decisions
 from upweight.review.followed import Followed, class_labels, follow
 
+MIXED = "The loss rose though more are right: a surer model loses more where the queries' own labels are wrong, so look at those of the highest loss."
+
 
 @dataclass(frozen=True, repr=False)
 class WhatIf:
@@ -54,6 +56,8 @@ class WhatIf:
             words.append(f"Really refitted: it {_moves(self.refitted, done=True)}.")
         if self.accuracy is not None and self.accuracy_refitted is not None:
             words.append(f"Accuracy {self.accuracy:.1%} as fitted, {self.accuracy_refitted:.1%} refitted.")
+            if (self.refitted or 0.0) > 0 and self.accuracy_refitted > self.accuracy:
+                words.append(MIXED)
         return " ".join(words)
 
 
@@ -61,7 +65,7 @@ def what_if(fitted: Fitted, decisions: Any, query: Any, refits: bool | None = No
     """Predict, by Newton steps on the objective that the decisions leave, and refit where that is affordable."""
     read = read_decisions(decisions)
     followed = follow(fitted, read)
-    possible = fitted.exact.fits and (fitted.linear or fitted.small)
+    possible = can_refit(fitted)
     if refits and not possible:
         raise ConfigError(
             "what_if(refit=True) found a model too large to refit by Newton's method. Expected refit=None or False; to confirm it, train your own model on the data that `upweight apply` writes."
@@ -81,6 +85,11 @@ def what_if(fitted: Fitted, decisions: Any, query: Any, refits: bool | None = No
         accuracy_refitted=None if after is None else _accuracy(followed.fitted, query, after),
         order=order,
     )
+
+
+def can_refit(fitted: Fitted) -> bool:
+    """Whether Newton's method refits the model in seconds: linear models that fit the memory, and small networks."""
+    return fitted.exact.fits and (fitted.linear or fitted.small)
 
 
 def _changes(

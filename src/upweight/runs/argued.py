@@ -35,7 +35,11 @@ class Argued(Shown):
 
     @property
     def head(self) -> Look:
-        return {"meaning": "the prediction" if self.sides is None else "the suggested label over the given one"}
+        return {
+            "meaning": "the prediction"
+            if self.sides is None
+            else "the score of the suggested label over the given one's"
+        }
 
     def of_train(self, place: int) -> Look:
         return self._argued(at(self.train, place), None if self.sides is None else self.sides[place])

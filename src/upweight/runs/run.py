@@ -17,6 +17,7 @@ from upweight.evaluate.calibration import Calibration, chosen_points, leave_out
 from upweight.influence.effects import Effects, load
 from upweight.questions import points
 from upweight.report.gathered import Gathered, Stored, Wanted
+from upweight.review import can_refit
 from upweight.review.followed import fingerprint
 from upweight.runs.opened import Opened, open_source
 from upweight.runs.source import Source
@@ -111,7 +112,7 @@ class Run:
         for name, places in self._watched(self._blocks(gathered), "queries"):
             if not (self.folder / name).exists():
                 points.drop(gathered.about(places), None).save(self.folder / name)
-        if refits:
+        if refits and can_refit(opened.study.fitted):
             self.refit(opened, refits)
 
     def refit(self, opened: Opened, count: int) -> Calibration:
@@ -123,6 +124,10 @@ class Run:
         if opened.query is None or count < 2:
             raise ConfigError(
                 f"check found {'no queries' if opened.query is None else f'--refits {count}'}. Expected {'a run with held-out or validation rows' if opened.query is None else 'at least 2, since a slope needs two points'}."
+            )
+        if not can_refit(opened.study.fitted):
+            raise ConfigError(
+                "check found a network too large to refit by Newton's method. Expected a linear model or a small network; in Python call study.check(query, train=...)."
             )
         gathered = self.gathered(opened)
         each = gathered.each

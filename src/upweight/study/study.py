@@ -299,7 +299,7 @@ class Study(Asked):
                 ``uw.show``; a table of them by default where an input is at most 12 numbers.
             groups: one label a training point, whose whole groups are left out.
             truth: training points known to be mislabelled, marked on the page.
-            refits: how many points are really left out; 0 for none.
+            refits: how many points are really left out; 0 for none. A large network is refitted with ``train`` only.
             calibration: what ``check`` has returned, in place of making refits.
             train: to refit your own way, as for ``check``.
             title, commands: the page's headline; how the study can be made again, for its last section.
