@@ -7,11 +7,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "upweight"
-ROWS = [
+LINES = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in (ROOT / "docs" / "equations.md").read_text("utf-8").splitlines()
-    if line.startswith("| KL17")
+    if line.startswith(("| KL17", "| `"))
 ]
+ROWS = [row for row in LINES if row[0].startswith("KL17")]
+NAMED = [row for row in LINES if row[0].startswith("`")]
 
 
 @pytest.mark.parametrize(("tag", "statement", "file", "test"), ROWS, ids=[row[0] for row in ROWS])
@@ -19,6 +21,14 @@ def test_an_equation_is_where_the_page_says(tag, statement, file, test):
     assert tag in tags((SOURCE / file).read_text("utf-8"))
     path, name = test.split("::")
     assert f"def {name}(" in (ROOT / path).read_text("utf-8")
+
+
+@pytest.mark.parametrize(("name", "statement", "file", "test"), NAMED, ids=[row[0] for row in NAMED])
+def test_an_approximation_is_computed_where_the_page_says(name, statement, file, test):
+    source = (SOURCE / file).read_text("utf-8")
+    assert re.search(rf"^(def|class) {name.strip('`')}\b", source, re.MULTILINE)
+    path, function = test.split("::")
+    assert f"def {function}(" in (ROOT / path).read_text("utf-8")
 
 
 def test_no_tag_of_the_source_is_missing_from_the_page():

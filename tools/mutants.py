@@ -272,14 +272,14 @@ MUTANTS = [
     Mutant(
         "only the last batch counts",
         "gradients/engine.py",
-        "total = total + self.gradients(batch, theta).sum(weights[where])",
+        "self.gradients(batch, theta).add_sum(weights[where], total)",
         "total = self.gradients(batch, theta).sum(weights[where])",
     ),
     Mutant(
         "batches share one slice of the weights",
         "gradients/stationarity.py",
-        "total = total + block.sum(weights)",
-        "total = total + block.sum(objective.weights[: len(weights)])",
+        "block.add_sum(weights, total)",
+        "block.add_sum(amounts[: len(weights)], total)",
     ),
     Mutant(
         "stationarity forgets the penalty",
@@ -409,15 +409,15 @@ MUTANTS = [
     ),
     Mutant(
         "EK-FAC: eigenvectors transposed",
-        "curvature/ekfac.py",
-        "inputs = a_part @ basis.right if how",
-        "inputs = a_part @ basis.right.T if how",
+        "tiles/layer_jacobians.py",
+        "inputs = a @ basis.right\n",
+        "inputs = a @ basis.right.T\n",
     ),
     Mutant(
         "EK-FAC: the square of a mean for the mean of squares",
         "curvature/ekfac.py",
-        "addmv_(flat.square_().T, flat.new_ones(len(flat)), alpha=scale)",
-        "add_(flat.sum(0).square_(), alpha=scale)",
+        "turned_gradients(part, bases[key]).square_().sum((0, 1))",
+        "turned_gradients(part, bases[key]).sum((0, 1)).square_()",
     ),
     Mutant(
         "K-FAC: inputs not averaged over positions",
@@ -440,8 +440,8 @@ MUTANTS = [
     Mutant(
         "kernel windows in another order than the weight",
         "gradients/layers.py",
-        "order = (0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes))",
-        "order = (0, *range(2, 2 + axes), *range(2 + axes, 2 + 2 * axes), 1)",
+        "    windows = windows.movedim(1 + axes, -1)\n",
+        "    windows = windows.transpose(1 + axes, -1)\n",
     ),
     Mutant(
         "tied layers counted apart",
@@ -464,8 +464,44 @@ MUTANTS = [
     Mutant(
         "a separable product without its second factor",
         "tiles/pairs.py",
-        "products = (g @ self.slopes.T).mul_(a @ self.inputs.T)",
-        "products = g @ self.slopes.T",
+        "products = (slopes @ self.slopes.T).mul_(inputs @ self.inputs.T)",
+        "products = slopes @ self.slopes.T",
+    ),
+    Mutant(
+        "a switch of the processor that is never put back",
+        "kernels.py",
+        'switch.fp32_precision = _held["before"]',
+        "pass",
+    ),
+    Mutant(
+        "a processor that rounds to bfloat16 is believed",
+        "kernels.py",
+        "return all(_error(*sizes, generator) <= PROBE_ERROR for sizes in PROBE_SIZES)",
+        "return True",
+    ),
+    Mutant(
+        "ghosts forget their factor",
+        "tiles/pairs.py",
+        ".sum(2) * self.factor)",
+        ".sum(2))",
+    ),
+    Mutant(
+        "low rank without singular values",
+        "tiles/drafts.py",
+        "slopes = (left * singular.unsqueeze(1))[..., :ranks]",
+        "slopes = left[..., :ranks]",
+    ),
+    Mutant(
+        "a weight's window order is forgotten on the way back",
+        "space.py",
+        "weight = weight if self.window == 1 else weight.unflatten(2, (self.window, -1)).mT.flatten(2)",
+        "weight = weight",
+    ),
+    Mutant(
+        "gigabytes of 1024 for those of 1000",
+        "fitted/settings.py",
+        '"GB": 10**9',
+        '"GB": 2**30',
     ),
     Mutant(
         "the penalty is not rotated into the eigenbasis",
@@ -648,12 +684,57 @@ MUTANTS = [
         "for factor in (10.0, 0.1)",
         "for factor in (10.0, 10.0)",
     ),
+    Mutant("markup in the page's data", "report/packed.py", '.replace("<", "\\u003c")', ""),
+    Mutant(
+        "scripts of the page allowed by no hash", "report/page.py", "script-src {allowed}", "script-src 'unsafe-inline'"
+    ),
+    Mutant(
+        "helped and hurt turned round",
+        "report/payload.py",
+        '{"helped": helped, "hurt": hurt}',
+        '{"helped": hurt, "hurt": helped}',
+    ),
+    Mutant(
+        "a suggestion that may be the given label",
+        "report/outcomes.py",
+        'others.scatter_(1, given[:, None], float("-inf"))',
+        "pass",
+    ),
+    Mutant("refits that disagree light no light", "report/judgement.py", "if calibration.concerns:", "if False:"),
+    Mutant(
+        "a relabelled point keeps its old label's weight", "review/followed.py", "    weights[relabelled] = 0.0\n", ""
+    ),
+    Mutant(
+        "decisions about other data are followed",
+        "review/followed.py",
+        "if found != decisions.fingerprint:",
+        "if False:",
+    ),
+    Mutant(
+        "what decisions do, predicted for the weights as they are",
+        "review/what_if.py",
+        "whole.reweight(asked, followed.weights",
+        "whole.reweight(asked, followed.fitted.weights",
+    ),
+    Mutant(
+        "a run of other data is gone on with",
+        "runs/run.py",
+        'if differs or found["fingerprint"] != mark:',
+        "if differs:",
+    ),
+    Mutant(
+        "the first of the held-out rows scored as well",
+        "runs/tables.py",
+        "train = np.setdiff1d(usable, query)",
+        "train = np.setdiff1d(usable, query[1:])",
+    ),
+    Mutant("a pickle by another name is read", "runs/source.py", "if named or with_pickle:", "if named:"),
 ]
 
 
 def snapshot(folder: Path) -> None:
     """Copy what the tests read, so that the tree may be edited while mutants run."""
-    for name in ("src", "tests", "docs", "examples", "pyproject.toml", "README.md"):
+    for name in ("src", "tests", "docs", "examples", "tools", "pyproject.toml", "README.md"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         elif (ROOT / name).exists():

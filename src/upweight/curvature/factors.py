@@ -139,7 +139,7 @@ class FlatSums:
         """Add a batch."""
         spread = (rows * weights.sqrt()[:, None, None]).flatten(0, 1)
         if self.whole:
-            self.values.addmm_(spread.T, spread)
+            add_gram(self.values, spread)
         else:
             self.values += spread.square().sum(0)
 

@@ -58,6 +58,14 @@ class Loss(ABC):
         """Λ as a diagonal less a rank-one part, None where it has no such form."""
         return None
 
+    def require_labels(self, targets: Tensor, names: Sequence[Any] | np.ndarray) -> None:
+        """Refuse queries that measure nothing: of most losses there are none.
+
+        Raises:
+            LabelError: an example without any label.
+        """
+        return
+
     def root(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b o r"]:
         """S with SSᵀ = Λ; what is negative in Λ is left out."""
         values, vectors = torch.linalg.eigh(self.hessian(outputs, targets))

@@ -14,7 +14,7 @@ import torch
 from upweight._typing import Float, Tensor
 from upweight.errors import ApproximationWarning, ConfigError, NonFiniteGradient, plain
 from upweight.fitted import Fitted
-from upweight.fitted.settings import ITERATIVE
+from upweight.fitted.solvers import ITERATIVE
 from upweight.influence.effects import Effects
 from upweight.questions.answer import Answer, at_first_moves, at_newton_steps, by_layers, first_order
 from upweight.questions.dependence import require_dependence

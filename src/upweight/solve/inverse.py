@@ -40,6 +40,7 @@ def inverse(operator: LinearOperator, gauge: Float[Tensor, "g p"] | None = None)
 
     Raises:
         IndefiniteCurvature: A is symmetric and not positive definite, or A is singular.
+        ConfigError: A is no operator.
 
     Example:
         >>> import torch, upweight as uw
@@ -47,6 +48,10 @@ def inverse(operator: LinearOperator, gauge: Float[Tensor, "g p"] | None = None)
         >>> (torch.tensor([[2.0, 9.0]], dtype=torch.float64) @ uw.inverse(A)).tolist()
         [[1.0, 2.0]]
     """
+    if not isinstance(operator, LinearOperator):
+        raise ConfigError(
+            f"inverse found a {type(operator).__name__}. Expected a linear operator; wrap a matrix as uw.linop.Dense(torch.as_tensor(matrix))."
+        )
     damping = operator.damping if isinstance(operator, Damped) else 0.0
     base = operator.base if isinstance(operator, Damped) else operator
     if isinstance(base, BlockDiagonal):
