@@ -169,6 +169,11 @@ def test_a_run_of_something_else_is_not_gone_on_with(table, run, tmp_path):
     copy.write_text(text.replace(",no\n", ",yes\n", 3))
     for command in (["score", copy, "--target", "answer", "--out", out], ["report", out, "--out", tmp_path / "r.html"]):
         assert "training set" in upweight(*command, code=5).stderr
+    copy.write_bytes(table[0].read_bytes())
+    upweight("report", out, "--out", tmp_path / "r.html")
+    copy.write_text(copy.read_text().replace("0.", "5.", 40))
+    for command in (["score", copy, "--target", "answer", "--out", out], ["check", out]):
+        assert "the model or the inputs have changed" in upweight(*command, code=5).stderr
     (out / "run.json").write_text("{")
     assert "is damaged" in upweight("top", out, code=5).stderr
     (out / "run.json").write_text('{"format": "other"}')

@@ -684,7 +684,7 @@ MUTANTS = [
         "for factor in (10.0, 0.1)",
         "for factor in (10.0, 10.0)",
     ),
-    Mutant("markup in the page's data", "report/packed.py", '.replace("<", "\\u003c")', ""),
+    Mutant("markup in the page's data", "report/packed.py", '.replace("<", "\\\\u003c")', ""),
     Mutant(
         "scripts of the page allowed by no hash", "report/page.py", "script-src {allowed}", "script-src 'unsafe-inline'"
     ),

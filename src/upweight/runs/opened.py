@@ -117,7 +117,7 @@ def _target(frame: pd.DataFrame, rows: np.ndarray, source: Source, classes: bool
     target = frame[source.target].iloc[rows]
     if not classes:
         return target.astype(float)
-    if target.dtype.kind == "f":
+    if target.dtype.kind == "f" and bool((target == target.round()).all()):
         return target.astype(int)
     return target if target.dtype.kind in "iu" else target.astype(str)
 

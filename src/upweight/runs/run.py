@@ -27,6 +27,9 @@ FORMAT = "upweight.run.1"
 BLOCK = 8
 """Queries whose effects are computed and written together: what an interruption may cost."""
 
+SAME = 1e-3
+"""Relative difference of losses up to which two fits are the same one: far above rounding, far below another model."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -82,6 +85,7 @@ class Run:
             raise StoreError(
                 f"{self.folder} holds a run of {what}. Expected the same, to go on with it; choose another --out, or remove the folder."
             )
+        self._require_same_model(opened)
 
     def open(self) -> Opened:
         """Make the study again, and see that it is the one that was scored.
@@ -95,7 +99,22 @@ class Run:
             raise StoreError(
                 f"{self.folder} is a run of training set {self.head['fingerprint']}, its source is {found} now. Expected unchanged data; score again into another folder."
             )
+        self._require_same_model(opened)
         return opened
+
+    def _require_same_model(self, opened: Opened) -> None:
+        """The losses of points and queries must be those that were scored: another model, or other inputs, has others."""
+        now = Gathered(opened.study.fitted, Wanted(opened.query))
+        for name, found in (("suspects", now.points), ("queries", now.queries)):
+            path = self.folder / f"{name}.safetensors"
+            before = read_arrays(path)[0]["loss"] if path.exists() else None
+            after = None if found is None else found.loss
+            if before is None or after is None:
+                continue
+            if before.shape != after.shape or not np.allclose(before, after, rtol=SAME, atol=SAME**2):
+                raise StoreError(
+                    f"{self.folder} was scored with other losses of its {'training points' if name == 'suspects' else 'queries'} than its source gives now: the model or the inputs have changed. Expected the same; score again into another folder."
+                )
 
     def score(self, opened: Opened, refits: int) -> None:
         """Compute what is missing: self-influence, effects on the mean and on each query shown, refits."""
@@ -105,8 +124,13 @@ class Run:
             columns = {"self_influence": gathered.self_influence, "loss": found.loss.astype(float)}
             labels = {"ids": [_plain(name) for name in found.ids.tolist()], "table": _table(gathered)}
             write_arrays(self.folder / "suspects.safetensors", columns, labels)
-        if gathered.examples is None:
+        if gathered.examples is None or gathered.queries is None:
             return
+        if not (self.folder / "queries.safetensors").exists():
+            ids = [_plain(name) for name in gathered.queries.ids.tolist()]
+            write_arrays(
+                self.folder / "queries.safetensors", {"loss": gathered.queries.loss.astype(float)}, {"ids": ids}
+            )
         if self.mean is None:
             points.drop(gathered.about_all, None).save(self.folder / "mean.safetensors")
         for name, places in self._watched(self._blocks(gathered), "queries"):
@@ -134,7 +158,8 @@ class Run:
         assert each is not None
         chosen = chosen_points(each.values, min(count, each.values.shape[1]), 0)
         question = gathered.about(gathered.shown)
-        for place in self._watched([int(p) for p in chosen if int(p) not in self.refits], "refits"):
+        made = self.refits
+        for place in self._watched([int(p) for p in chosen if int(p) not in made], "refits"):
             values = leave_out(opened.study.fitted, question, np.asarray([place]), 0, None, False)[:, 0]
             self._append({"place": place, "refitted": values.tolist()})
         return self.calibration(each, chosen)
