@@ -142,7 +142,12 @@ def test_control_c_leaves_what_was_done_and_says_how_to_go_on(table, tmp_path):
     ]
     environment = os.environ | {"PYTHONPATH": str(Path(uw.__file__).parent.parent)}
     process = subprocess.Popen(
-        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     )
     while not (out / "refits.jsonl").exists() and process.poll() is None:
         time.sleep(0.02)
