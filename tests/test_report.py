@@ -20,6 +20,7 @@ from pages import data_of, numbers, trees, trees_query, unpacked
 from upweight.report import looks as looks_room
 from upweight.report.gathered import Gathered, Stored, Wanted
 from upweight.report.judgement import BAD, CARE, GOOD, judge
+from upweight.report.packed import script_json
 from upweight.report.page import asset, digest
 from upweight.report.payload import payload
 
@@ -108,6 +109,12 @@ def test_the_policy_names_the_hash_of_every_script_and_nothing_else(page):
     assert not re.search(
         r"\son\w+=|javascript:|<link|<iframe|@import|url\(", page.split('id="data"')[0].replace(scripts[0], "")
     )
+
+
+def test_data_cannot_end_their_script_or_open_another():
+    hostile = ["</script><script>", "<!--", "&lt;", "\u2028", "\ud800", "]]>"]
+    written = script_json({"a": hostile})
+    assert not set("<>&\u2028") & set(written) and json.loads(written) == {"a": hostile}
 
 
 def test_the_page_is_small_and_names_no_host(page):
