@@ -498,3 +498,59 @@ def test_warnings_are_notes_and_memory_errors_exit_with_six(monkeypatch, table):
     monkeypatch.setattr(about, "examined", warn)
     found = upweight("doctor", code=6)
     assert "ApproximationWarning: look out" in found.stderr and "out of memory" in found.stderr
+
+
+def test_tables_without_anything_to_learn_from_and_unknown_forms_are_refused(table, run, tmp_path):
+    path = tmp_path / "bare.csv"
+    pd.DataFrame({"name": [f"n{i}" for i in range(20)], "same": 1, "y": [0, 1] * 10}).to_csv(path, index=False)
+    refused = upweight("score", path, "--target", "y", "--out", tmp_path / "o", code=3)
+    assert "no column to learn from" in refused.stderr
+    decisions = tmp_path / "d.csv"
+    decisions.write_text(f"train,decision\n{run[1]['suspects'][0]['train']},drop\n")
+    assert "ends in '.xls'" in upweight("apply", decisions, "--run", run[0], "--out", tmp_path / "c.xls", code=5).stderr
+    sheet = tmp_path / "people.xlsx"
+    sheet.write_bytes(b"PK")
+    assert "module:function" in upweight("score", sheet, "--target", "y", "--out", tmp_path / "o", code=2).stderr
+    asked = upweight("score", table[0], "--target", "answer", "--validation", sheet, "--out", tmp_path / "o", code=3)
+    assert "ends in '.xlsx'" in asked.stderr
+    few = table[1][["a", "answer"]].drop(index=3)
+    few.to_csv(path, index=False)
+    model = tmp_path / "m.skops"
+    pytest.importorskip("skops.io").dump(LogisticRegression().fit(table[1][["b", "c"]], table[1]["answer"]), model)
+    assert (
+        "lacks the pipeline's columns b, c"
+        in upweight("score", path, "--target", "answer", "--model", model, "--out", tmp_path / "o", code=3).stderr
+    )
+
+
+def test_texts_argue_for_numbers_too(tmp_path):
+    rng = np.random.default_rng(0)
+    words = [" ".join(["it was", *rng.choice(WORDS["good"] + WORDS["bad"], 4), f"{i} times"]) for i in range(60)]
+    stars = [sum(word in WORDS["good"] for word in text.split()) + 0.01 * i for i, text in enumerate(words)]
+    path = tmp_path / "stars.csv"
+    pd.DataFrame({"review": words, "stars": stars}).to_csv(path, index=False)
+    display = open_source(Source(str(path), "stars")).display
+    assert display.head == {"meaning": "the prediction"}
+    look = display.look("lovely awful")
+    assert look["heat"][0] > 0 > look["heat"][1] and display.of_query(0)["tokens"][:2] == ["it", "was"]
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"), [("pyarrow", "arrow"), ("skops.io", "sklearn"), ("sklearn.compose", "sklearn")]
+)
+def test_a_missing_library_exits_with_six(module, extra, table, tmp_path, monkeypatch):
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    (tmp_path / "m.skops").write_bytes(b"PK")
+    monkeypatch.setitem(sys.modules, module, None)
+    source = tmp_path / "t.parquet" if extra == "arrow" else table[0]
+    option = ["--model", tmp_path / "m.skops"] if module == "skops.io" else []
+    found = upweight("score", source, "--target", "answer", *option, "--out", tmp_path / "p", code=6)
+    assert f"pip install 'upweight[{extra}]'" in found.stderr
+
+
+def test_a_run_that_cannot_be_written_says_so(run, tmp_path, monkeypatch):
+    folder = tmp_path / "q"
+    folder.mkdir()
+    (folder / "refits.jsonl").mkdir()
+    with pytest.raises(uw.errors.StoreError, match="could not write to"):
+        Run(folder)._append({"place": 1})

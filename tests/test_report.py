@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 
 import upweight as uw
@@ -223,6 +224,12 @@ def test_displays_are_refused_in_words(tmp_path):
         study.report(tmp_path / "r.html", display=uw.show.Images(np.zeros((3, 2, 2))))
     with pytest.raises(uw.errors.ShapeError, match="Text found 1 for 20 queries"):
         study.report(tmp_path / "r.html", query=trees_query(), display=uw.show.Text(["a"] * 130, ["b"]), refits=0)
+    net = torch.nn.Linear(4, 2).double().eval()
+    data = classification(n=20)
+    keyed = {"x": data.X, "y": data.y}
+    of = uw.Study(net, keyed, loss="cross_entropy", forward=lambda m, b: (m(b["x"]), b["y"]), penalty=uw.L2(0.1))
+    with pytest.raises(uw.errors.InputError, match="inputs that are not one array"):
+        of.report(tmp_path / "r.html", display="table")
     with pytest.raises(uw.errors.StoreError, match="could not write"):
         study.report(tmp_path / "nowhere" / "r.html")
 
