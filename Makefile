@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 LOCK := requirements/dev.lock
 
-.PHONY: demo test test-slow check format mutants data bench clean
+.PHONY: demo test test-slow check format mutants data bench browser assets clean
 
 demo: $(READY)
 	$(VENV)/bin/upweight demo --out .
@@ -34,6 +34,13 @@ mutants: $(READY)
 data: $(READY)
 	$(RUN) tools/fetch_data.py
 	PYTHONPATH=benchmarks $(RUN) benchmarks/transformer/problem.py
+
+# A browser for the tests of the report's page; they are skipped where there is none.
+browser:
+	command -v chromium || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium)
+
+assets: $(READY)
+	$(RUN) tools/build_report_assets.py
 
 PEERS := benchmarks/.peers
 BERGSON := benchmarks/.bergson

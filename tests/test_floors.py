@@ -13,14 +13,14 @@ ROOT = Path(upweight.__file__).parent
 FLOORS = {
     1: ["errors", "_typing"],
     2: ["space", "router", "kernels"],
-    3: ["linop", "store"],
+    3: ["linop", "store", "show"],
     4: ["tiles", "solve", "objective"],
     5: ["gradients", "influence", "adapters"],
     6: ["curvature"],
-    7: ["fitted", "questions", "evaluate", "report", "methods"],
+    7: ["fitted", "questions", "evaluate", "displays", "review", "report", "methods"],
     8: ["study"],
-    9: ["frameworks", "index"],
-    10: ["demo", "cli", "cli_index", "__init__"],
+    9: ["frameworks", "index", "runs"],
+    10: ["demo", "cli", "cli_index", "__init__", "__main__"],
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 ALGEBRA = {"linop", "solve", "tiles", "influence"}

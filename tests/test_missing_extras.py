@@ -9,7 +9,6 @@ from sklearn.linear_model import Ridge
 import upweight as uw
 from cases import regression
 from upweight import demo
-from upweight.report.page import thumbnail
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,7 @@ def without(monkeypatch, *modules):
 CASES = {
     "xarray": (["xarray"], lambda s, d: s.drop(d.query).to_xarray()),
     "plot": (["matplotlib.pyplot"], lambda s, d: s.check(d.query, refits=2).plot()),
-    "images": (["PIL"], lambda s, d: thumbnail(np.zeros((2, 2)))),
+    "images": (["PIL"], lambda s, d: uw.show.Images(np.zeros((1, 2, 2))).of_train(0)),
     "sklearn": (["sklearn.exceptions"], lambda s, d: uw.from_sklearn(Ridge(), d.X, d.y)),
     "demo": (["sklearn.datasets"], lambda s, d: demo.planted_digits()),
 }

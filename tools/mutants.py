@@ -684,12 +684,57 @@ MUTANTS = [
         "for factor in (10.0, 0.1)",
         "for factor in (10.0, 10.0)",
     ),
+    Mutant("markup in the page's data", "report/packed.py", '.replace("<", "\\\\u003c")', ""),
+    Mutant(
+        "scripts of the page allowed by no hash", "report/page.py", "script-src {allowed}", "script-src 'unsafe-inline'"
+    ),
+    Mutant(
+        "helped and hurt turned round",
+        "report/payload.py",
+        '{"helped": helped, "hurt": hurt}',
+        '{"helped": hurt, "hurt": helped}',
+    ),
+    Mutant(
+        "a suggestion that may be the given label",
+        "report/outcomes.py",
+        'others.scatter_(1, given[:, None], float("-inf"))',
+        "pass",
+    ),
+    Mutant("refits that disagree light no light", "report/judgement.py", "if calibration.concerns:", "if False:"),
+    Mutant(
+        "a relabelled point keeps its old label's weight", "review/followed.py", "    weights[relabelled] = 0.0\n", ""
+    ),
+    Mutant(
+        "decisions about other data are followed",
+        "review/followed.py",
+        "if found != decisions.fingerprint:",
+        "if False:",
+    ),
+    Mutant(
+        "what decisions do, predicted for the weights as they are",
+        "review/what_if.py",
+        "whole.reweight(asked, followed.weights",
+        "whole.reweight(asked, followed.fitted.weights",
+    ),
+    Mutant(
+        "a run of other data is gone on with",
+        "runs/run.py",
+        'if differs or found["fingerprint"] != mark:',
+        "if differs:",
+    ),
+    Mutant(
+        "the first of the held-out rows scored as well",
+        "runs/tables.py",
+        "train = np.setdiff1d(usable, query)",
+        "train = np.setdiff1d(usable, query[1:])",
+    ),
+    Mutant("a pickle by another name is read", "runs/source.py", "if named or with_pickle:", "if named:"),
 ]
 
 
 def snapshot(folder: Path) -> None:
     """Copy what the tests read, so that the tree may be edited while mutants run."""
-    for name in ("src", "tests", "docs", "examples", "pyproject.toml", "README.md"):
+    for name in ("src", "tests", "docs", "examples", "tools", "pyproject.toml", "README.md"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         elif (ROOT / name).exists():

@@ -1,7 +1,8 @@
 """upweight: what would change about a fitted model if its training data changed."""
 
-from upweight import curvature, errors, linop, methods
+from upweight import curvature, errors, linop, methods, show
 from upweight.curvature import Relative
+from upweight.displays import CalibrationDisplay, EffectsDisplay, SuspectsDisplay
 from upweight.fitted import Solver
 from upweight.frameworks import from_sklearn
 from upweight.gradients import rows
@@ -19,7 +20,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "L2",
+    "CalibrationDisplay",
     "Effects",
+    "EffectsDisplay",
     "Index",
     "Mixture",
     "Randomised",
@@ -28,6 +31,7 @@ __all__ = [
     "Segment",
     "Solver",
     "Study",
+    "SuspectsDisplay",
     "curvature",
     "effect",
     "errors",
@@ -37,5 +41,6 @@ __all__ = [
     "load",
     "methods",
     "rows",
+    "show",
     "smooth_hinge",
 ]

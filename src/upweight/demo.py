@@ -11,6 +11,7 @@ import numpy as np
 
 from upweight.errors import MissingExtraError
 from upweight.frameworks import from_sklearn
+from upweight.show import Images
 
 HELD_OUT = 360
 QUERIES = 40
@@ -57,6 +58,16 @@ class Outcome:
     seconds: float
     page: str
 
+    def __str__(self) -> str:
+        return (
+            f"Wrong labels   {self.found} of {self.planted} planted are among the first {self.looked_at} suspects by self-influence "
+            f"({self.found_by_loss} by loss alone; {self.looked_at * self.planted / self.points:.0f} expected by chance)\n"
+            f"Refits         {self.refits} points really left out: refitted = {self.slope:.3f} × predicted, Pearson {self.pearson:.5f}\n"
+            f"Accuracy       {self.accuracy:.1%} as fitted, {self.accuracy_corrected:.1%} once the wrong labels among the suspects are corrected and the model is fitted again\n"
+            f"Report         {self.page} (open it in a browser: look, decide, export)\n"
+            f"Time           {self.seconds:.0f} s"
+        )
+
 
 def planted_digits(seed: int = 0) -> Digits:
     """scikit-learn's 1,797 digits, split, with 5 % of the training labels moved to another class."""
@@ -77,7 +88,7 @@ def planted_digits(seed: int = 0) -> Digits:
     return Digits((inputs[train], noisy), (inputs[test], labels[test]), np.sort(wrong), labels[train])
 
 
-def run_demo(folder: str | Path = ".", seed: int = 0, progress: bool = True) -> Outcome:
+def run_demo(folder: str | Path = ".", seed: int = 0, progress: bool | None = True) -> Outcome:
     """Fit, find the planted labels, predict, refit for real, and write ``report.html``."""
     started = time.perf_counter()
     digits = planted_digits(seed)
@@ -91,8 +102,15 @@ def run_demo(folder: str | Path = ".", seed: int = 0, progress: bool = True) -> 
     calibration = study.check(queries, refits=REFITS, seed=seed, progress=progress)
     page = Path(folder) / "report.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    images = digits.train[0].reshape(-1, 8, 8)
-    study.report(page, images=images, truth=digits.planted.tolist(), calibration=calibration)
+    study.report(
+        page,
+        query=digits.test,
+        display=Images(*(part[0].reshape(-1, 8, 8) for part in (digits.train, digits.test))),
+        truth=digits.planted.tolist(),
+        calibration=calibration,
+        title="Real digits with planted label errors",
+        commands=["upweight demo --out ."],
+    )
     return Outcome(
         points=digits.points,
         planted=len(planted),

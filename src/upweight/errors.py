@@ -9,6 +9,7 @@ UpweightError
 │   ├── ShapeError         outputs, targets, columns or losses that do not line up
 │   ├── IndexOutOfRange    a training point that does not exist (also an IndexError)
 │   ├── OrderError         data without a fixed order or length
+│   ├── DecisionError      review decisions that cannot be followed, or are about other data
 │   └── NondeterministicModel  an output that depends on chance or on the rest of the batch
 ├── ModelError             a model that cannot be studied: unfitted, unsupported, no tracked parameter
 ├── NumericalError         the arithmetic failed (also an ArithmeticError)
@@ -72,6 +73,10 @@ class IndexOutOfRange(InputError, IndexError):
 
 class OrderError(InputError):
     """Data without a fixed order or a known length."""
+
+
+class DecisionError(InputError):
+    """Review decisions that cannot be read or followed, or that are about other data."""
 
 
 class NondeterministicModel(InputError):

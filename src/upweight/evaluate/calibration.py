@@ -12,7 +12,8 @@ from scipy import stats
 from tqdm import tqdm
 
 from upweight._typing import Float, Tensor
-from upweight.errors import ConfigError, MissingExtraError
+from upweight.displays import CalibrationDisplay
+from upweight.errors import ConfigError
 from upweight.evaluate.refit import refit
 from upweight.fitted import Fitted
 from upweight.influence.effects import Effects
@@ -109,20 +110,7 @@ class Calibration:
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """Scatter of refitted against predicted changes, with the line on which they agree."""
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise MissingExtraError(
-                "plot() needs matplotlib, which is not installed. Install it with: pip install 'upweight[plot]'"
-            ) from error
-        axes = plt.subplots(figsize=(4.6, 4.2))[1] if axes is None else axes
-        ends = [min(self.predicted.min(), self.refitted.min()), max(self.predicted.max(), self.refitted.max())]
-        axes.plot(ends, ends, color="#888888", linewidth=1, zorder=1)
-        axes.scatter(self.predicted, self.refitted, s=9, alpha=0.5, linewidths=0, color="#1f5fa8", zorder=2)
-        axes.set(xlabel=f"predicted change in {self.measure} ({self.unit})", ylabel="change after really refitting")
-        axes.locator_params(nbins=5)
-        axes.set_title(f"slope {self.slope:.3f} · Pearson {self.pearson:.4f}", fontsize=10)
-        return axes
+        return CalibrationDisplay.from_calibration(self, ax=axes).ax_
 
     def __repr__(self) -> str:
         return (

@@ -12,6 +12,7 @@ import numpy as np
 
 from upweight.errors import ConfigError, MissingExtraError, ShapeError
 from upweight.influence.modules import ModuleEffects
+from upweight.influence.notebook import effects_html
 from upweight.store import read_arrays, write_arrays
 
 if TYPE_CHECKING:
@@ -101,6 +102,10 @@ class Effects:
             *(f"{note}." for note in self.notes),
         ]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the same sentences, and what is strongest; data are escaped."""
+        return effects_html(self)
 
     def helpful(self, k: int = 10) -> pd.DataFrame:
         """The k most helpful points of every query, fewer where fewer help: without them its loss would be higher."""

@@ -1,109 +1,73 @@
-"""One self-contained HTML page: ranked suspects with thumbnails, and predicted against refitted changes."""
+"""One self-contained HTML page: a template, a style, scripts, and data that no script or style is made of."""
 
 from __future__ import annotations
 
 import base64
-import io
-from collections.abc import Mapping
-from dataclasses import dataclass
+import hashlib
+from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+from upweight.fitted import Fitted
+from upweight.report.gathered import Gathered, Stored, Wanted
+from upweight.report.packed import script_json
+from upweight.report.payload import payload
+from upweight.store import write_whole
 
-from upweight.errors import MissingExtraError, ShapeError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from upweight.evaluate.calibration import Calibration
-    from upweight.questions.trust import Trust
-
-SHOWN = 48
-"""Suspects on the page: what a person looks through in a minute."""
+APP = ("data", "words", "charts", "decisions", "looks", "trust", "suspects", "queries", "keys", "start")
+"""The page's own scripts, in the order they are read."""
 
 
-@dataclass(frozen=True)
-class Page:
-    """What a report shows.
-
-    Attributes:
-        suspects: the frame of ``Study.mislabeled``.
-        calibration: predicted against refitted changes.
-        trust: what the study measured about itself.
-        sentence: the study in one sentence.
-        images: a grey image (height, width) for every train id.
-        truth: train ids known to be mislabelled, where they were planted.
-    """
-
-    suspects: pd.DataFrame
-    calibration: Calibration
-    trust: Trust
-    sentence: str
-    images: Mapping[Any, np.ndarray] | None = None
-    truth: set[Any] | None = None
-
-    @property
-    def concerns(self) -> list[str]:
-        """What the study found against itself, and what its own refits say."""
-        return [*self.trust.concerns, *self.calibration.concerns]
-
-    def render(self) -> str:
-        """The page as text. Data reach it only through an escaping template, and it loads nothing."""
-        from jinja2 import Environment, select_autoescape
-
-        rows = self.suspects.head(SHOWN).to_dict("records")
-        for row in rows:
-            row["image"] = None if self.images is None else thumbnail(self.images[row["train"]])
-            row["planted"] = None if self.truth is None else row["train"] in self.truth
-        environment = Environment(autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
-        template = environment.from_string(resources.files("upweight.report").joinpath("page.html").read_text("utf-8"))
-        return template.render(
-            page=self,
-            rows=rows,
-            classified="label" in self.suspects,
-            found=sum(bool(row["planted"]) for row in rows),
-            scatter=scatter(self.calibration),
-        )
+def write_report(fitted: Fitted, path: str | Path, wanted: Wanted, stored: Stored | None = None) -> str:
+    """Gather, render and write; a crash leaves the old page or none."""
+    found = payload(Gathered(fitted, wanted, stored or Stored()))
+    write_whole(path, render(found).encode("utf-8", "replace"))
+    return str(path)
 
 
-def images_by_id(images: Any, ids: np.ndarray) -> dict[Any, np.ndarray] | None:
-    """A picture for every training point.
+def render(data: dict[str, Any]) -> str:
+    """The page as text. Data reach it as JSON only, which the scripts write as text; it loads nothing."""
+    from jinja2 import Environment, StrictUndefined, select_autoescape
 
-    Raises:
-        ShapeError: not one image a point.
-    """
-    if images is None:
-        return None
-    if len(images) != len(ids):
-        raise ShapeError(
-            f"the report found {len(images)} images for {len(ids)} training points. Expected one each, (n, height, width); pass all of them."
-        )
-    return dict(zip(ids.tolist(), np.asarray(images), strict=True))
-
-
-def thumbnail(image: np.ndarray) -> str:
-    """A grey image, stretched to its own range, as a PNG data address."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingExtraError(
-            "thumbnails need pillow, which is not installed. Install it with: pip install 'upweight[images]'"
-        ) from error
-    low, high = float(image.min()), float(image.max())
-    grey = 255 - np.uint8(255 * (image - low) / max(high - low, 1e-12))
-    buffer = io.BytesIO()
-    Image.fromarray(grey).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    scripts, style = [asset("vega.min.js"), asset("vega-interpreter.js"), app()], read("page.css")
+    environment = Environment(
+        autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    return environment.from_string(read("page.html")).render(
+        title=data["title"],
+        policy=policy(scripts, style),
+        style=style,
+        scripts=scripts,
+        data=script_json(data),
+        charts=script_json({"charts": asset("charts.json")}),
+    )
 
 
-def scatter(calibration: Calibration) -> str:
-    """Predicted against refitted as a PNG data address."""
-    axes = calibration.plot()
-    figure = axes.figure
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160, bbox_inches="tight")  # pyright: ignore
-    from matplotlib import pyplot
+def policy(scripts: list[str], style: str) -> str:
+    """Nothing but these scripts, this style, and pictures written into the page."""
+    allowed = " ".join(f"'{digest(text)}'" for text in scripts)
+    return f"default-src 'none'; script-src {allowed}; style-src '{digest(style)}'; img-src data:; base-uri 'none'; form-action 'none'"
 
-    pyplot.close(figure)  # pyright: ignore
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+def digest(text: str) -> str:
+    """The hash by which a policy allows an inline script or style."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+@cache
+def app() -> str:
+    """The page's own scripts as one."""
+    parts = [read(f"app/{name}.js").strip() for name in APP]
+    return "(function () {\n'use strict';\n" + "\n\n".join(parts) + "\n})();\n"
+
+
+def asset(name: str) -> str:
+    """What was built: see ``tools/build_report_assets.py``."""
+    return read(f"assets/{name}")
+
+
+@cache
+def read(name: str) -> str:
+    """A file beside this one."""
+    return resources.files("upweight.report").joinpath(name).read_text("utf-8")

@@ -22,8 +22,7 @@ def write_arrays(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], la
     target = Path(path)
     metadata = {"format": FORMAT, "labels": json.dumps(labels)}
     contents = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata)
-    write_whole(target, contents)
-    return target
+    return write_whole(target, contents)
 
 
 def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

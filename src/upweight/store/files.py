@@ -46,8 +46,13 @@ def in_words(path: Path, needed: int = 0) -> Iterator[None]:
         ) from error
 
 
-def write_whole(path: Path, contents: bytes) -> None:
-    """Put a file in place so that a crash at any moment leaves the old one, none, or the new one."""
+def write_whole(path: str | os.PathLike[str], contents: bytes) -> Path:
+    """Put a file in place so that a crash at any moment leaves the old one, none, or the new one; its path.
+
+    Raises:
+        StoreError: the operating system refuses.
+    """
+    path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     with in_words(path, len(contents)):
         try:
@@ -63,6 +68,7 @@ def write_whole(path: Path, contents: bytes) -> None:
                 os.unlink(partial)
             raise
         sync_folder(path.parent)
+    return path
 
 
 def append_line(path: Path, at: int, line: bytes) -> int:

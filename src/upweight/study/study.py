@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from upweight.evaluate.calibration import Calibration
     from upweight.evaluate.tune import Tuning
+    from upweight.review import WhatIf
+    from upweight.show import Shown
 
 
 class Study(Asked):
@@ -152,6 +155,11 @@ class Study(Asked):
         mode = "; left in train mode, scored in eval mode" if self.fitted.adapted.was_training else ""
         return f"Study of {o.count:,} training points and {o.space.size:,} parameters, loss {o.loss.name}, protocol {self.protocol}, {kind} gradients; {self.fitted.stationarity}{mode}."
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the study in a sentence, and what to ask next; data are escaped."""
+        asks = "drop(query), mislabeled(), check(query), trust(), report(path, query=query)"
+        return f"<div><p>{escape(repr(self))}</p><p>Ask: <code>{asks}</code></p></div>"
+
     def trust(self) -> Trust:
         """How far answers can be believed: stationarity, curvature, solver residual, leverage, in words and numbers."""
         return trust(self.fitted)
@@ -244,41 +252,73 @@ class Study(Asked):
 
         return mislabeled(self.fitted, k)
 
+    def what_if(self, decisions: Any, query: Any, *, refit: bool | None = None) -> WhatIf:
+        """What following review decisions would do to the mean loss of a validation set.
+
+            δ = −(H + ΔH)⁻¹ Σᵢ (w′ᵢ − wᵢ)gᵢ,  over the points and a copy, under its new label, of each relabelled one
+
+        Args:
+            decisions: what a report exported as CSV or JSON, or a frame or list of dicts: train, decision, label.
+            query: the validation set.
+            refit: also minimise the changed objective for real; None does so where the model is small enough.
+
+        Returns:
+            WhatIf: .predicted and .refitted changes of the mean loss; negative means that the loss falls.
+
+        Raises:
+            DecisionError: decisions about other data, or that cannot be followed.
+            LabelError: an unknown label.
+
+        Error and cost:
+            As ``reweight``: two Newton steps for linear models. A refit is a few factorisations, p³/3 each.
+        """
+        from upweight.review import what_if
+
+        return what_if(self.fitted, decisions, query, refit)
+
     def report(
         self,
         path: str | os.PathLike[str],
         *,
         query: Any = None,
-        images: Any = None,
+        display: Shown | str | None = None,
+        groups: Sequence[Any] | None = None,
         truth: Sequence[Any] | None = None,
         refits: int = 30,
         calibration: Calibration | None = None,
+        train: Callable[..., Any] | None = None,
+        title: str | None = None,
+        commands: Sequence[str] = (),
     ) -> str:
-        """Write one self-contained HTML page: suspects, predicted against refitted changes, and how far to trust them.
+        """Write one self-contained HTML page: how far to trust the study, which labels look wrong, what helped and hurt.
+
+        The page opens from disk and loads nothing. Suspects are decided about in it; what it exports is read by ``what_if``.
 
         Args:
-            query: what to refit for; not needed with a ``calibration`` that ``check`` has returned.
-            images: a grey image a training point, (n, height, width), shown as thumbnails.
-            truth: training points known to be mislabelled, outlined where they are found.
-            refits: how many points are really left out.
+            query: what is asked about, with targets; without it the page has suspects only, and no refits.
+            display: how points look: 'images', 'table' or 'series' of the study's own inputs, or an object of
+                ``uw.show``; a table of them by default where an input is at most 12 numbers.
+            groups: one label a training point, whose whole groups are left out.
+            truth: training points known to be mislabelled, marked on the page.
+            refits: how many points are really left out; 0 for none. A large network is refitted with ``train`` only.
+            calibration: what ``check`` has returned, in place of making refits.
+            train: to refit your own way, as for ``check``.
+            title, commands: the page's headline; how the study can be made again, for its last section.
 
         Returns:
             The path written.
 
         Raises:
-            ShapeError: images that do not match the training points.
-            MissingExtraError: matplotlib, or pillow for images, is not installed.
-        """
-        from upweight.report.page import Page, images_by_id
+            ShapeError: looks that do not match the points.
+            ConfigError: an unknown display, or groups without a query.
+            StoreError: the page cannot be written.
 
-        pictures = images_by_id(images, self.objective.examples.ids)
-        page = Page(
-            suspects=self.mislabeled(),
-            calibration=calibration or self.check(query, refits=refits),
-            trust=self.trust(),
-            sentence=repr(self),
-            images=pictures,
-            truth=None if truth is None else set(truth),
-        )
-        Path(path).write_text(page.render(), "utf-8")
-        return str(path)
+        Error and cost:
+            One pass for self-influence, one a batch of queries, up to 1,000 relabellings, and the refits.
+            Below 10 MB up to 100,000 points: looks fill what room is left, the first suspects first.
+        """
+        from upweight.report.gathered import Wanted
+        from upweight.report.page import write_report
+
+        wanted = Wanted(query, display, groups, truth, refits, calibration, train, title, tuple(commands))
+        return write_report(self.fitted, Path(path), wanted)
