@@ -10,7 +10,7 @@ import torch
 from upweight._typing import Float, Tensor
 from upweight.gradients import LinearEngine
 from upweight.linop import LinearOperator
-from upweight.space import LinearLayout
+from upweight.space import MapLayout
 
 UNPENALISED_FLOOR = 1e-6
 """Share of the mean eigenvalue that stands in for a penalty, so that the preconditioner has an inverse."""
@@ -30,7 +30,7 @@ class LinearHessian(LinearOperator):
     curves: Float[Tensor, "n o"]
     roots: Float[Tensor, "n o"] | None
     diagonal: Float[Tensor, "p"]
-    layout: LinearLayout
+    layout: MapLayout
 
     @property
     def size(self) -> int:
