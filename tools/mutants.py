@@ -204,7 +204,7 @@ MUTANTS = [
         "return p * (1 - p) / self.outputs\n",
         "return p / self.outputs\n",
     ),
-    Mutant("hinge temperature lost", "objective/losses.py", "p * (1 - p) / self.temperature *", "p * (1 - p) *"),
+    Mutant("hinge temperature lost", "objective/hinges.py", "p * (1 - p) / self.temperature *", "p * (1 - p) *"),
     Mutant(
         "squared error without its half",
         "objective/losses.py",
@@ -212,7 +212,10 @@ MUTANTS = [
         "(outputs - targets).square()",
     ),
     Mutant(
-        "Poisson rate lost", "objective/losses.py", "return torch.exp(outputs)\n", "return torch.exp(outputs) / 2\n"
+        "Poisson rate lost",
+        "objective/losses.py",
+        "return torch.exp(outputs)\n\n    def mean",
+        "return torch.exp(outputs) / 2\n\n    def mean",
     ),
     Mutant(
         "A7: the example's curvature dropped",

@@ -3,7 +3,7 @@
 from upweight import curvature, errors, linop
 from upweight.curvature import Relative
 from upweight.fitted import Solver
-from upweight.frameworks import from_sklearn
+from upweight.frameworks import from_sklearn, from_statsmodels
 from upweight.gradients import rows
 from upweight.influence.effects import Effects, load
 from upweight.influence.formula import effect
@@ -30,6 +30,7 @@ __all__ = [
     "effect",
     "errors",
     "from_sklearn",
+    "from_statsmodels",
     "inverse",
     "linop",
     "load",

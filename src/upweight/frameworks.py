@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from upweight.adapters.sklearn import adapt_sklearn
+from upweight.adapters.statsmodels.rules import Asked, adapt_statsmodels
 from upweight.fitted import Settings
 from upweight.study import Study
 
@@ -41,5 +42,44 @@ def from_sklearn(
     """
     return Study.of(
         adapt_sklearn(fitted, (X, y), sample_weight, ids),
+        Settings(protocol, solver=solver, damping=damping, memory=memory),
+    )
+
+
+def from_statsmodels(
+    results: Any,
+    *,
+    penalty: Any = None,
+    bandwidth: float | None = None,
+    ids: Any = None,
+    protocol: str = "as_refit",
+    solver: str = "auto",
+    damping: float | str | None = "auto",
+    memory: int | None = None,
+) -> Study:
+    """A study of fitted statsmodels results.
+
+    OLS, WLS, GLS, GLSAR; GLM of every family and link; Logit, Probit, MNLogit, Poisson, NegativeBinomial; RLM at its
+    scale; QuantReg smoothed; PHReg (Breslow's ties); IV2SLS; ridge by ``fit_regularized(L1_wt=0)``. Offsets, exposure,
+    weights, formulas and dropped rows are read off the results.
+
+    Args:
+        results: what ``Model(...).fit()`` returned.
+        penalty: alpha of ``fit_regularized``, which the results do not keep; read off the gradient if it is one number.
+        bandwidth: over which QuantReg's corner is smoothed, in target units; a tenth of statsmodels' own by default.
+        ids: a name for every row that was fitted; those of the user's frame by default.
+        protocol, solver, damping, memory: as for ``uw.Study``.
+
+    Returns:
+        A Study whose parameters and points have the user's names. Queries are a frame with the formula's variables,
+        (exog, endog), or {'exog': …, 'endog': …, 'offset': …} for models with an offset or exposure. Its
+        ``worst_case`` takes standard errors of the kind the results were fitted with.
+
+    Raises:
+        ModelError: a model, or a way to fit it, that is not supported; what is nearest is named.
+        InputError: rows whose names repeat; pass ids=.
+    """
+    return Study.of(
+        adapt_statsmodels(results, Asked(penalty, bandwidth, ids)),
         Settings(protocol, solver=solver, damping=damping, memory=memory),
     )

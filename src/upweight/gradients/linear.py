@@ -92,16 +92,23 @@ class LinearEngine(Engine):
         return LinearJacobian(self.features(batch).inputs, self.layout)
 
     def hessian(self, examples: Examples, weights: Tensor, theta: Tensor | None = None) -> Tensor:
-        p = self.objective.space.size
+        return self._gram(examples, weights, theta, expected=False)
+
+    def fisher(self, weights: Float[Tensor, "n"], theta: Tensor | None = None) -> Float[Tensor, "p p"]:
+        """Σ wᵢ E[∇²ℓᵢ] over the training set, under the model: what a GLM's classical standard errors are made of."""
+        return self._gram(self.objective.examples, weights, theta, expected=True)
+
+    def _gram(self, examples: Examples, weights: Tensor, theta: Tensor | None, expected: bool) -> Tensor:
+        p, loss = self.objective.space.size
         total = torch.zeros(p, p, dtype=torch.float64, device=self.objective.theta.device)
         for where, batch in self.batches(examples):
             found = self.features(batch)
             eta, jacobian = self._eta(found, theta), LinearJacobian(found.inputs, self.layout)
             weight, thin = weights[where].to(eta.dtype), self._thin(eta, found.targets)
-            if thin is not None:
+            if thin is not None and not expected:
                 jacobian.add_diagonal_gram(thin * weight[:, None], total)
             else:
-                curvature = self.objective.loss.hessian(eta, found.targets)
+                curvature = (loss.fisher if expected else loss.hessian)(eta, found.targets)
                 jacobian.add_gram(curvature * weight[:, None, None], total)
         return total
 
