@@ -7,6 +7,7 @@ ROOMS = [
     "evaluate",
     "fitted",
     "gradients",
+    "inference",
     "influence",
     "linop",
     "objective",

@@ -17,7 +17,7 @@ FLOORS = {
     4: ["tiles", "solve", "objective"],
     5: ["gradients", "influence", "adapters"],
     6: ["curvature"],
-    7: ["fitted", "questions", "evaluate", "report"],
+    7: ["fitted", "questions", "evaluate", "inference", "report"],
     8: ["study"],
     9: ["frameworks"],
     10: ["demo", "cli", "__init__"],

@@ -84,6 +84,7 @@ class Inference:
         groups: labels of clusters.
         correction: clusters are corrected for their number, as statsmodels and Stata do.
         student: t quantiles, not normal ones.
+        shown: where in θ the parameters of interest lie, where others only serve (baseline hazards); None is all.
     """
 
     unit: float
@@ -95,6 +96,7 @@ class Inference:
     groups: np.ndarray | None = None
     correction: bool = True
     student: bool = False
+    shown: slice | None = None
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ class LinearEngine(Engine):
         return self._gram(self.objective.examples, weights, theta, expected=True)
 
     def _gram(self, examples: Examples, weights: Tensor, theta: Tensor | None, expected: bool) -> Tensor:
-        p, loss = self.objective.space.size
+        p, loss = self.objective.space.size, self.objective.loss
         total = torch.zeros(p, p, dtype=torch.float64, device=self.objective.theta.device)
         for where, batch in self.batches(examples):
             found = self.features(batch)

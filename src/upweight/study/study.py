@@ -243,6 +243,36 @@ class Study(Asked):
 
         return mislabeled(self.fitted, k)
 
+    def covariance(self, kind: str | None = "ij", *, groups: Any = None) -> pd.DataFrame:
+        """The covariance matrix of the parameters, named: how far they would scatter over samples like this one.
+
+            H⁻¹ M H⁻¹, M by kind: see ``upweight.inference.covariance``
+
+        Args:
+            kind: 'ij', the infinitesimal jackknife; 'hc0' to 'hc3', robust to unequal variances; 'cluster'; 'classical',
+                the model's own; None is what the model was fitted with (``from_statsmodels``), else classical.
+            groups: a cluster label for every training point.
+
+        Returns:
+            A frame (p, p) in squared units of the parameters, its kind in ``.attrs``.
+
+        Raises:
+            ConfigError: an unknown kind, one without meaning for this loss, or labels that do not fit.
+            BudgetError: H does not fit.
+
+        Error and cost:
+            As statsmodels, to rounding; n·p² beside H. With a penalty this is the scatter about the penalised value.
+        """
+        from upweight.inference.covariance import covariance
+
+        return covariance(self.fitted, kind, groups)
+
+    def standard_errors(self, kind: str | None = "ij", *, groups: Any = None) -> pd.Series:
+        """The square roots of the diagonal of ``covariance``, named, in the units of the parameters."""
+        from upweight.inference.covariance import standard_errors
+
+        return standard_errors(self.fitted, kind, groups)
+
     def report(
         self,
         path: str | os.PathLike[str],

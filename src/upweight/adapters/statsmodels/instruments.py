@@ -30,7 +30,11 @@ def two_stage(results: Any) -> Reading:
         targets=numbers(endog),
         weights=np.ones(len(endog)),
         inference=Inference(
-            float(len(endog)), dispersion="estimated", parameters=exog.shape[1], **asked_covariance(results)
+            float(len(endog)),
+            dispersion="estimated",
+            parameters=exog.shape[1],
+            shown=slice(instruments.shape[1], None),
+            **asked_covariance(results),
         ),
         arrange=lambda exog, offset: np.column_stack([np.zeros((len(exog), instruments.shape[1])), exog]),
         encode=numbers,

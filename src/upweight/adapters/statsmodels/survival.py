@@ -90,6 +90,7 @@ def proportional_hazards(results: Any) -> Reading:
             kind="classical" if groups is None else "cluster",
             groups=None if groups is None else np.asarray(groups),
             correction=False,
+            shown=slice(0, len(beta)),
         ),
         arrange=lambda exog, offset: np.column_stack([one_predictor(exog, offset), np.ones(len(exog))]),
         encode=lambda outcomes: clock.targets(_subjects(outcomes, model.strata is not None)),

@@ -1,0 +1,155 @@
+"""The variance of one combination t′θ̂ as a function of the weights: what its sensitivity is the derivative of.
+
+    v(w) = t′H⁻¹ M H⁻¹t  at θ̂(w),   dv/dwᵢ = ∂v/∂wᵢ − ∂v/∂θ · H⁻¹(gᵢ + its share of ∇r)
+
+Weights enter v four ways: through H, through M, through the leverages, and through θ̂; none is left out. The
+formulas are those of ``covariance``, written so that autograd can follow them; it costs a few times n·p².
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from upweight._typing import Float, Tensor
+from upweight.errors import ConfigError
+from upweight.fitted import Fitted
+from upweight.gradients import LinearEngine
+from upweight.inference.covariance import cluster_factor
+from upweight.inference.scale import Scale
+from upweight.linop import Dense
+from upweight.tiles import LinearJacobian
+
+
+@dataclass(frozen=True)
+class Variance:
+    """v of a direction t at any weights and parameters of a model that is linear in its parameters.
+
+    Raises:
+        ConfigError: another model, whose curvature is no closed form of the weights.
+    """
+
+    fitted: Fitted
+    scale: Scale
+    direction: Float[Tensor, "p"]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.fitted.engine, LinearEngine):
+            raise ConfigError(
+                "the sensitivity of a standard error found a model that is not linear in its parameters. Expected a linear predictor, as in regression or its generalisations; ask for the sign, or for a measure of a query."
+            )
+
+    def at(self, weights: Float[Tensor, "n"], theta: Float[Tensor, "p"]) -> Float[Tensor, ""]:
+        """v, differentiable in both."""
+        if self.scale.kind == "classical":
+            return self._classical(weights, theta)
+        hessian = self._engine.hessian(self.fitted.objective.examples, weights, theta)
+        solved = self._solved(self._penalised(hessian, weights))
+        terms = weights * self._scores(theta, solved)  # ωᵢgᵢ′H⁻¹t, over the unit
+        if self.scale.kind == "ij":
+            terms = terms + self._share_of_penalty(weights, theta, solved)
+        if self.scale.kind == "cluster":
+            clusters = torch.as_tensor(self.scale.clusters)
+            sums = terms.new_zeros(int(clusters.max()) + 1).index_add(0, clusters, terms)
+            return cluster_factor(self.scale) * sums.square().sum()
+        return (terms.square() / self.scale.counts * self._factors(hessian, weights, theta)).sum()
+
+    def gradient(self) -> Float[Tensor, "n"]:
+        """dv/dw at the fit, θ̂ following the weights: per unit of weight on each point."""
+        fitted = self.fitted
+        with torch.enable_grad():
+            weights = fitted.weights.detach().clone().requires_grad_()
+            theta = fitted.objective.theta.double().detach().clone().requires_grad_()
+            direct, through = torch.autograd.grad(self.at(weights, theta), (weights, theta), allow_unused=True)
+        found = torch.zeros_like(fitted.weights) if direct is None else direct
+        return found if through is None else found - self._rows_against(through @ fitted.exact.inverse)
+
+    @property
+    def _engine(self) -> LinearEngine:
+        assert isinstance(self.fitted.engine, LinearEngine)
+        return self.fitted.engine
+
+    @cached_property
+    def _everything(self) -> tuple[LinearJacobian, Tensor]:
+        """Inputs and targets of the training set, all at once."""
+        found = [self._engine.features(batch) for _, batch in self._engine.batches()]
+        inputs, targets = torch.cat([f.inputs for f in found]), torch.cat([f.targets for f in found])
+        return LinearJacobian(inputs.double(), self._engine.layout), targets
+
+    def _outputs(self, theta: Tensor) -> Float[Tensor, "n o"]:
+        return torch.cat([self._engine.outputs(batch, theta)[0] for _, batch in self._engine.batches()])
+
+    def _scores(self, theta: Tensor, solved: Float[Tensor, "p"]) -> Float[Tensor, "n"]:
+        """gᵢ′H⁻¹t."""
+        jacobian, targets = self._everything
+        slopes = self.fitted.objective.loss.gradient(self._outputs(theta), targets)
+        return (slopes * jacobian.jvp(solved.unsqueeze(0)).squeeze(2)).sum(1)
+
+    def _penalised(self, hessian: Float[Tensor, "p p"], weights: Tensor) -> Float[Tensor, "p p"]:
+        penalty = torch.diag(self.fitted.objective.penalty.diagonal.to(hessian))
+        return hessian + self._strength(weights) * penalty
+
+    def _strength(self, weights: Tensor) -> Tensor:
+        """The penalty's share of what it was: under 'fixed_mean' it follows the total weight."""
+        if self.fitted.protocol == "fixed_total":
+            return _one()
+        return weights.sum() / self.fitted.objective.total_weight
+
+    def _solved(self, matrix: Float[Tensor, "p p"]) -> Float[Tensor, "p"]:
+        """H⁻¹t, off the gauge where there is one."""
+        gauge = self.fitted.exact.gauge
+        if gauge is None:
+            return torch.linalg.solve(matrix, self.direction)
+        filled = matrix + matrix.detach().diagonal().mean() * gauge.T @ gauge
+        found = torch.linalg.solve(filled, self.direction)
+        return found - (found @ gauge.T) @ gauge
+
+    def _factors(self, hessian: Tensor, weights: Tensor, theta: Tensor) -> Tensor:
+        """1, n/(n − p), 1/(1 − h) or 1/(1 − h)²."""
+        kind, n = self.scale.kind, self.scale.observations(weights)
+        if kind == "hc1":
+            return n / (n - self.scale.parameters)
+        if kind not in ("hc2", "hc3"):
+            return _one()
+        jacobian, targets = self._everything
+        inverse = Dense(torch.linalg.inv(self._penalised(hessian, weights)), is_symmetric=True)
+        curves = self.fitted.objective.loss.hessian(self._outputs(theta), targets)
+        own = weights * torch.einsum("nox,nxo->n", curves, jacobian.sandwich(inverse)) / self.scale.counts
+        return (1 - own) ** (-1 if kind == "hc2" else -2)
+
+    def _share_of_penalty(self, weights: Tensor, theta: Tensor, solved: Tensor) -> Tensor:
+        if self.fitted.protocol == "fixed_total" or self.fitted.objective.penalty.empty:
+            return 0 * _one()
+        pull = self.fitted.objective.penalty.gradient(theta) @ solved
+        return weights / self.fitted.objective.total_weight * pull
+
+    def _classical(self, weights: Tensor, theta: Tensor) -> Tensor:
+        hessian = (
+            self._engine.fisher(weights, theta)
+            if self.scale.inference.expected
+            else self._engine.hessian(self.fitted.objective.examples, weights, theta)
+        )
+        solved = self._solved(self._penalised(hessian, weights))
+        information = solved @ hessian @ solved if not self.fitted.objective.penalty.empty else solved @ self.direction
+        return self._dispersion(weights, theta) / self.scale.unit * information
+
+    def _dispersion(self, weights: Tensor, theta: Tensor) -> Tensor:
+        asked = self.scale.inference.dispersion
+        if asked != "estimated":
+            return _one() if asked == "one" else _one() * float(asked)  # pyright: ignore
+        squares = self.fitted.objective.loss.squared_residual(self._outputs(theta), self._everything[1])
+        assert squares is not None
+        freedom = self.scale.observations(weights) - self.scale.parameters
+        return self.scale.unit * (weights @ squares) / freedom
+
+    def _rows_against(self, row: Float[Tensor, "p"]) -> Float[Tensor, "n"]:
+        """(gᵢ + its share of ∇r)′ row."""
+        fitted = self.fitted
+        found = self._scores(fitted.objective.theta.double(), row)
+        return found + fitted.share(1.0) * (fitted.penalty_gradient @ row)
+
+
+def _one() -> Float[Tensor, ""]:
+    return torch.ones((), dtype=torch.float64)
