@@ -102,7 +102,9 @@ def _kind(kind: str | None, inference: Inference, groups: object) -> str:
     wanted = inference.kind if kind is None else kind.lower()
     if wanted in KINDS:
         if groups is not None and wanted != "cluster":
-            raise ConfigError(f"kind={kind!r} found groups=. Expected none with it; use kind='cluster', or leave them out.")
+            raise ConfigError(
+                f"kind={kind!r} found groups=. Expected none with it; use kind='cluster', or leave them out."
+            )
         return wanted
     if kind is None:
         raise ConfigError(f"{wanted}. Expected kind= to say which standard errors to use: one of {', '.join(KINDS)}.")

@@ -71,7 +71,7 @@ def generalised_linear(results: Any) -> Reading:
         labels=names(results),
         cells=predictor_cells(exog.shape[1], has_offset),
         inputs=one_predictor(exog, offset if has_offset else None),
-        targets=torch.as_tensor(endog),
+        targets=torch.as_tensor(endog.copy()),
         weights=weights,
         inference=Inference(
             float(weights.sum()),
@@ -114,7 +114,7 @@ def _link(link: Any) -> tuple[str, str | None]:
 
 def proportions(outcomes: np.ndarray) -> Tensor:
     """Outcomes (n,); of two columns, successes and failures, the share of successes."""
-    found = np.asarray(outcomes, dtype=float)
+    found = np.array(outcomes, dtype=float)
     if found.ndim == 2 and found.shape[1] == 2:
         found = found[:, 0] / found.sum(1)
     return torch.as_tensor(found.reshape(len(found)))

@@ -68,7 +68,7 @@ def names(results: Any) -> tuple[str, ...]:
 
 def numbers(outcomes: np.ndarray) -> Tensor:
     """Outcomes that are numbers, (n,)."""
-    return torch.as_tensor(np.asarray(outcomes, dtype=float).reshape(len(outcomes)))
+    return torch.as_tensor(np.array(outcomes, dtype=float).reshape(len(outcomes)))
 
 
 def one_predictor(exog: np.ndarray, offset: np.ndarray | None) -> np.ndarray:
