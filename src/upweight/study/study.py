@@ -20,16 +20,16 @@ from upweight.questions.question import MeasureLike, Question
 from upweight.questions.trust import Trust, trust
 from upweight.solve import Filter
 from upweight.study.asked import Asked
+from upweight.study.inferred import Inferred
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from upweight.evaluate.calibration import Calibration
     from upweight.evaluate.tune import Tuning
-    from upweight.inference.worst_case import WorstCase
 
 
-class Study(Asked):
+class Study(Asked, Inferred):
     """Ask a fitted model, which is never modified, what its training data did to it.
 
     Questions share their arguments: ``query`` is data in the form of the training data; ``measure`` is 'loss',
@@ -243,81 +243,6 @@ class Study(Asked):
         from upweight.evaluate.mislabel import mislabeled
 
         return mislabeled(self.fitted, k)
-
-    def covariance(self, kind: str | None = "ij", *, groups: Any = None) -> pd.DataFrame:
-        """The covariance matrix of the parameters, named: how far they would scatter over samples like this one.
-
-            H⁻¹ M H⁻¹, M by kind: see ``upweight.inference.covariance``
-
-        Args:
-            kind: 'ij', the infinitesimal jackknife; 'hc0' to 'hc3', robust to unequal variances; 'cluster'; 'classical',
-                the model's own; None is what the model was fitted with (``from_statsmodels``), else classical.
-            groups: a cluster label for every training point.
-
-        Returns:
-            A frame (p, p) in squared units of the parameters, its kind in ``.attrs``.
-
-        Raises:
-            ConfigError: an unknown kind, one without meaning for this loss, or labels that do not fit.
-            BudgetError: H does not fit.
-
-        Error and cost:
-            As statsmodels, to rounding; n·p² beside H. With a penalty this is the scatter about the penalised value.
-        """
-        from upweight.inference.covariance import covariance
-
-        return covariance(self.fitted, kind, groups)
-
-    def standard_errors(self, kind: str | None = "ij", *, groups: Any = None) -> pd.Series:
-        """The square roots of the diagonal of ``covariance``, named, in the units of the parameters."""
-        from upweight.inference.covariance import standard_errors
-
-        return standard_errors(self.fitted, kind, groups)
-
-    def worst_case(
-        self,
-        claim: MeasureLike,
-        of: str | None = None,
-        *,
-        query: Any = None,
-        to: float | None = None,
-        aggregate: str | None = None,
-        kind: str | None = None,
-        groups: Any = None,
-        level: float = 0.05,
-        most: int | float = 0.1,
-        progress: bool | None = None,
-    ) -> WorstCase:
-        """The fewest training points found whose absence overturns a claim, confirmed by refitting without them.
-
-        Two searches: adding up first-order effects (AMIP), and leaving out one after another, each by its exact
-        one-step deletion and refitted, which also finds points that hide behind each other.
-
-        Args:
-            claim: 'sign', 'significance' or 'both' of a parameter, or a measure of ``query``.
-            of: the parameter's name, for the first three.
-            query, aggregate: for a measure: one query, or a set with aggregate='mean', 'sum' or 'set'.
-            to: the value the measure must pass, 0 by default: margins and differences change their sign there.
-            kind, groups: which standard errors, as for ``covariance``; by default as the model was fitted, else classical.
-                How they depend on every point's weight is differentiated through.
-            level: of significance.
-            most: how many points may go, or which share of them.
-            progress: show a progress bar; None shows one on a terminal.
-
-        Returns:
-            WorstCase: .ids, .before, .after (floats that know their standard error), .order, .additive, .greedy,
-            .verdict (a paragraph), .to_pandas() and .plot(). Printed, it is its verdict.
-
-        Raises:
-            ConfigError: no such parameter, no one number, or a kind without meaning for this loss.
-
-        Error and cost:
-            Both sets are upper bounds: a smaller one may exist. Each greedy step is a refit from the last one, n·p².
-        """
-        from upweight.inference.worst_case import Asked, worst_case
-
-        asked = Asked(claim, of, query, to, aggregate, kind, groups, level, most, progress)
-        return worst_case(self.fitted, asked)
 
     def report(
         self,

@@ -65,7 +65,13 @@ def additive(search: Search) -> Removal:
     enough = np.flatnonzero(reached > search.distance(search.start))
     if not len(enough):
         return Removal(
-            "additive", "first", search.named(order[:0]), path, None, False, f"even the {len(order)} largest add up to too little"
+            "additive",
+            "first",
+            search.named(order[:0]),
+            path,
+            None,
+            False,
+            f"even the {len(order)} largest add up to too little",
         )
     chosen = order[: int(enough[0]) + 1]
     path = path[: len(chosen) + 1]
