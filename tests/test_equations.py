@@ -10,7 +10,7 @@ SOURCE = ROOT / "src" / "upweight"
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in (ROOT / "docs" / "equations.md").read_text("utf-8").splitlines()
-    if line.startswith("| KL17")
+    if line.startswith("| ") and not line.startswith("| tag")
 ]
 
 
@@ -28,8 +28,9 @@ def test_no_tag_of_the_source_is_missing_from_the_page():
 
 
 def tags(text: str) -> set[str]:
-    """Tags in square brackets: [KL17 A1, A7] is two of them, a range stays one."""
-    found = set()
+    """Tags in square brackets: [KL17 A1, A7] is two of them, a range stays one; other sources are one tag each."""
+    found = {tag for inside in re.findall(r"\[([A-Z]+\d\d(?:, [A-Z]+\d\d)*)\]", text) for tag in inside.split(", ")}
+    found -= {"KL17"}  # on its own it names the paper, and none of its equations
     for inside in re.findall(r"\[KL17 ([^\]]+)\]", text):
         for part in inside.replace("eq. ", "eq.\N{NO-BREAK SPACE}").split(","):
             word = part.strip().split(" ")[0] if not part.strip().startswith("eq.") else part.strip()

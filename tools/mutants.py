@@ -508,8 +508,8 @@ MUTANTS = [
     Mutant(
         "the second step forgets the share of the penalty",
         "questions/whole.py",
-        "(1 + share) * fitted.objective.penalty.diagonal.to(move)",
-        "1.0 * fitted.objective.penalty.diagonal.to(move)",
+        "fitted.objective.penalty.scaled(1 + share))",
+        "fitted.objective.penalty.scaled(1.0))",
     ),
     Mutant(
         "the correction ignores what is beyond the outputs",

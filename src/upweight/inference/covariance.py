@@ -2,11 +2,11 @@
 
 kind        M, on the scale of Σ ωᵢℓᵢ (ω the user's weights)                       also known as
 classical   s²Σ ωᵢ E∇²ℓᵢ, s² = Σ ωᵢ(yᵢ − μᵢ)²/V(μᵢ)/(n − p), or 1                  model-based, nonrobust
-hc0         Σ ωᵢ² gᵢgᵢᵀ                                                            White, robust, sandwich
+hc0         Σ ωᵢ² gᵢgᵢᵀ                                                            White, robust, sandwich [W80]
 hc1         hc0 · n/(n − p)                                                        Stata's robust
-hc2, hc3    Σ ωᵢ² gᵢgᵢᵀ/(1 − hᵢ), and /(1 − hᵢ)²                                   MacKinnon & White (1985)
-cluster     Σ_c (Σ_c ωᵢgᵢ)(Σ_c ωᵢgᵢ)ᵀ · C/(C − 1) · (n − 1)/(n − p)                Liang & Zeger (1986)
-ij          Σ δᵢδᵢᵀ, δᵢ = ωᵢH⁻¹(gᵢ + its share of ∇r)                              infinitesimal jackknife
+hc2, hc3    Σ ωᵢ² gᵢgᵢᵀ/(1 − hᵢ), and /(1 − hᵢ)²                                   [MW85]
+cluster     Σ_c (Σ_c ωᵢgᵢ)(Σ_c ωᵢgᵢ)ᵀ · C/(C − 1) · (n − 1)/(n − p)                [LZ86]
+ij          Σ δᵢδᵢᵀ, δᵢ = ωᵢH⁻¹(gᵢ + its share of ∇r)                              infinitesimal jackknife [J72]
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     η₋ᵢ = ηᵢ + Jᵢδᵢ,   Jᵢδᵢ = −(Aᵢuᵢ + ρᵢ JᵢP∇r),   Aᵢ = JᵢPJᵢᵀ
 
 with the leverage-corrected push uᵢ of ``influence.changes``: exact for least squares and ridge, one Newton step
-elsewhere (Beirami et al. 2017; Rad & Maleki 2020). Whole groups are left out by ``drop_group``'s steps.
+elsewhere [RM20]. Whole groups are left out by ``drop_group``'s steps.
 """
 
 from __future__ import annotations

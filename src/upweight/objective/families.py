@@ -1,4 +1,4 @@
-"""Generalised linear models: which family with which link is which loss of the linear predictor η.
+"""Generalised linear models: which family with which link is which loss of the linear predictor η [MN89].
 
 A family gives −log p(y; μ) at dispersion 1, up to what does not depend on μ, and its variance V(μ); a link gives
 μ(η). Every family goes with every link. Probabilities near 0 and 1 are taken from their own logarithms.

@@ -72,7 +72,7 @@ class TwoStageLeastSquares(Joint):
 
 @dataclass(frozen=True)
 class HuberWithScale(Joint):
-    """σ + σH((y − η)/σ) of outputs (η, σ), H(z) = z² for |z| ≤ ε and 2ε|z| − ε² beyond: convex in both."""
+    """σ + σH((y − η)/σ) of outputs (η, σ), H(z) = z² for |z| ≤ ε and 2ε|z| − ε² beyond: convex in both [H81]."""
 
     epsilon: float
     name = "huber_with_scale"
@@ -96,7 +96,7 @@ class HuberWithScale(Joint):
 
 @dataclass(frozen=True)
 class EventTimes(Elementwise):
-    """Cox's partial likelihood (Breslow's ties) as a sum over subjects: Σ_t r_t e^{η_t} − Σ_t d_t η_t.
+    """Cox's partial likelihood (Breslow's ties) as a sum over subjects: Σ_t r_t e^{η_t} − Σ_t d_t η_t [LO81].
 
     Output t is η_t = α_t + x′β at the t-th event time, the last one x′β alone. Targets are the subject's r (at risk)
     and d (failed) at every event time, and zeros for the last output. Minimised over α, e^{−α_t} = Σ_at risk e^{x′β}

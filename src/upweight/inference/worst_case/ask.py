@@ -95,7 +95,7 @@ def _of_parameter(fitted: Fitted, asked: Asked) -> tuple[Claim, str | None]:
     far = asked.what == "both"
     words = {
         "both": f"change its sign, significant at the {asked.level:.3g} level",
-        "significance": f"{'take away' if significant else 'make'} its significance at the {asked.level:.3g} level",
+        "significance": f"{'take its significance away' if significant else 'make it significant'} at the {asked.level:.3g} level",
     }
     side = (1.0 if now > 0 else -1.0) * (1.0 if far else -1.0)
     return IntervalEnd(coordinate, name, scale, asked.level, side, words[str(asked.what)]), ERRORS[scale.kind]

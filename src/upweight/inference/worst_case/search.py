@@ -1,8 +1,8 @@
 """Two searches for the points a claim rests on, each confirmed by refitting without them.
 
-additive    first-order effects, largest first, until their sum passes the limit (Broderick, Giordano & Meager 2020)
+additive    first-order effects, largest first, until their sum passes the limit [BGM20]
 greedy      one point at a time, each time the one whose own deletion, exact to one step, helps most, then a refit
-            (Kuschnig, Zens & Crespo Cuaresma 2021): what hides behind others is found once they are gone
+            [KZC21]: what hides behind others is found once they are gone
 """
 
 from __future__ import annotations
