@@ -12,10 +12,10 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.sandbox.regression.gmm import IV2SLS
 
 import upweight as uw
-from cases import classification, fitted_mlp, regression
-from upweight.inference.worst_case.claims import IntervalEnd, estimate_of
+from cases import classification, fitted_mlp, pearson, regression, slope
 from upweight.inference.remaining import without
 from upweight.inference.scale import scale_of
+from upweight.inference.worst_case.claims import IntervalEnd, estimate_of
 
 LALONDE = "re78 ~ treat + age + educ + black + hisp + marr + nodegree + re74 + re75"
 
@@ -55,7 +55,7 @@ def confirmed(found, formula, frame, of, **how):
 
 @pytest.mark.parametrize(
     ("kind", "sign", "significance", "both"),
-    [("nonrobust", 15, 3, 33), ("HC1", 15, 4, 31), ("HC3", 15, 3, 31)],
+    [("nonrobust", 15, 3, 33), ("HC1", 15, 3, 31), ("HC3", 15, 3, 31)],
 )
 def test_lalonde_s_training_effect_rests_on_few_men(kind, sign, significance, both):
     frame = causaldata.nsw_mixtape.load_pandas().data
@@ -141,9 +141,10 @@ def test_the_end_of_an_interval_falls_to_first_order_as_its_refits_do(kind):
     scale = scale_of(fitted, kind, np.arange(400) % 40 if kind == "cluster" else None)
     end = IntervalEnd(1, "x1", scale, 0.05, -1.0, "fall")
     predicted = end.first_order(fitted).numpy()
-    for place in np.argsort(-np.abs(predicted))[:4].tolist() + [10]:
-        true = end.value(without(fitted, np.array([place]))) - end.value(fitted)
-        assert predicted[place] == pytest.approx(true, rel=0.15, abs=2e-4)
+    which = range(0, 400, 16)
+    true = np.array([end.value(without(fitted, np.array([place]))) for place in which]) - end.value(fitted)
+    assert slope(true, predicted[list(which)]) == pytest.approx(1, abs=0.2 if kind == "cluster" else 0.1)
+    assert pearson(true, predicted[list(which)]) > 0.99
 
 
 def test_results_that_are_not_significant_can_become_so():
@@ -151,7 +152,7 @@ def test_results_that_are_not_significant_can_become_so():
     X = sm.add_constant(rng.standard_normal((120, 2)))
     y = X @ np.array([0.0, 0.12, 0.0]) + rng.standard_normal(120)
     found = uw.from_statsmodels(sm.OLS(y, X).fit()).worst_case("significance", of="x1")
-    assert found.before.p_value > 0.05 > found.after.p_value 
+    assert found.before.p_value > 0.05 > found.after.p_value
     assert "make it significant" in found.verdict
 
 
@@ -170,9 +171,9 @@ def test_a_logit_is_searched_by_newton_steps_and_refitted_by_statsmodels():
 def test_a_cox_model_and_instruments_are_searched_too():
     rng = np.random.default_rng(0)
     X = rng.standard_normal((80, 2))
-    time = rng.exponential(np.exp(-0.25 * X[:, 0]))
-    found = uw.from_statsmodels(sm.PHReg(time, X).fit(gtol=1e-10)).worst_case("sign", of="x1", most=20)
-    again = sm.PHReg(np.delete(time, found.ids), np.delete(X, found.ids, 0)).fit(gtol=1e-10)
+    time = np.ceil(8 * rng.exponential(np.exp(-0.1 * X[:, 0]))) / 8
+    found = uw.from_statsmodels(sm.PHReg(time, X).fit(tol=1e-10)).worst_case("sign", of="x1", most=20)
+    again = sm.PHReg(np.delete(time, found.ids), np.delete(X, found.ids, 0)).fit(tol=1e-10)
     assert float(found.after) == pytest.approx(again.params[0], rel=1e-6) and found.after < 0 < found.before
     Z = np.column_stack([X + 0.5 * rng.standard_normal((80, 2)), np.ones(80)])
     design = np.column_stack([X, np.ones(80)])
@@ -193,9 +194,10 @@ def test_any_measure_can_be_a_claim():
     closest = int(np.argmin(np.abs(model.decision_function(data.Xt))))
     one = (data.Xt[[closest]], data.yt[[closest]])
     margin = study.worst_case("margin", query=one)
-    assert margin.flips and np.sign(refitted(margin.ids).decision_function(one[0]))[0] != np.sign(
-        model.decision_function(one[0])
-    )[0]
+    assert (
+        margin.flips
+        and np.sign(refitted(margin.ids).decision_function(one[0]))[0] != np.sign(model.decision_function(one[0]))[0]
+    )
     before = roc_auc_score(data.yt, model.decision_function(data.Xt))
     area = study.worst_case("auc", query=data.query, to=before - 0.004)
     after = roc_auc_score(data.yt, refitted(area.ids).decision_function(data.Xt))
@@ -279,7 +281,9 @@ def test_what_cannot_be_asked_is_said(claim, how, words):
     with pytest.raises(uw.errors.ConfigError, match="3 numbers"):
         study.worst_case("prediction", query=frame.iloc[:3])
     with pytest.raises(uw.errors.ConfigError, match="on no side"):
-        study.worst_case("prediction", query=frame.iloc[:1], to=float(smf.ols(LALONDE, frame).fit().predict(frame.iloc[:1]).iloc[0]))
+        study.worst_case(
+            "prediction", query=frame.iloc[:1], to=float(smf.ols(LALONDE, frame).fit().predict(frame.iloc[:1]).iloc[0])
+        )
 
 
 def test_estimates_are_floats_that_know_their_error():

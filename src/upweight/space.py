@@ -252,6 +252,11 @@ class CellLayout:
         (r, real_r), (c, real_c) = self._coordinates(row), self._coordinates(column)
         return matrix[r.clamp(max=self.size - 1)][:, c.clamp(max=self.size - 1)] * (real_r[:, None] & real_c)
 
+    def read_row(self, matrix: Float[Tensor, "p p"], row: int) -> Float[Tensor, "i q"]:
+        """The blocks that couple one output with each, side by side."""
+        (r, real_r), c = self._coordinates(row), self.index.flatten()
+        return matrix[r.clamp(max=self.size - 1)][:, c.clamp(max=self.size - 1)] * (real_r[:, None] & (c < self.size))
+
     def add(self, matrix: Float[Tensor, "p p"], row: int, column: int, block: Float[Tensor, "i i"]) -> None:
         """Add to the block of a p × p matrix that couples two outputs, in place."""
         (r, real_r), (c, real_c) = self._coordinates(row), self._coordinates(column)

@@ -22,7 +22,9 @@ from upweight.errors import ApproximationWarning
 from upweight.fitted import Fitted
 from upweight.gradients import LinearEngine
 from upweight.inference.scale import Scale, scale_of
+from upweight.linop import Dense
 from upweight.questions.points import leverage
+from upweight.solve import inverse as inverted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +67,8 @@ def _classical(fitted: Fitted, scale: Scale) -> Float[Tensor, "p p"]:
     penalty = torch.diag(fitted.objective.penalty.diagonal.to(fitted.weights))
     if scale.inference.expected and isinstance(fitted.engine, LinearEngine):
         information = fitted.engine.fisher(fitted.weights)
-        inverse = torch.linalg.inv(information + penalty)
+        whole = Dense(information + penalty, is_symmetric=not fitted.objective.saddle)
+        inverse = inverted(whole, fitted.exact.gauge).dense()
     else:
         information, inverse = fitted.exact.curvature.dense() - penalty, fitted.exact.inverse.dense()
     sandwich = inverse @ information @ inverse.T if not fitted.objective.penalty.empty else inverse

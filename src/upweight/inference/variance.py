@@ -2,7 +2,9 @@
 
     v(w) = t′H⁻¹ M H⁻¹t  at θ̂(w),   dv/dwᵢ = ∂v/∂wᵢ − ∂v/∂θ · H⁻¹(gᵢ + its share of ∇r)
 
-Weights enter v four ways: through H, through M, through the leverages, and through θ̂; none is left out. The
+Weights enter v four ways: through H, through M, through the leverages, and through θ̂; none is left out. A weight
+between none and all of a point is read as that share of copies of it, so that M has wᵢw⁰ᵢ gᵢgᵢ′ with w⁰ the weights of the
+fit: the same at both ends as wᵢ², and nearly linear between them, which is what leaving points out asks of it. The
 formulas are those of ``covariance``, written so that autograd can follow them; it costs a few times n·p².
 """
 
@@ -47,14 +49,15 @@ class Variance:
             return self._classical(weights, theta)
         hessian = self._engine.hessian(self.fitted.objective.examples, weights, theta)
         solved = self._solved(self._penalised(hessian, weights))
-        terms = weights * self._scores(theta, solved)  # ωᵢgᵢ′H⁻¹t, over the unit
+        scores = self._scores(theta, solved)  # gᵢ′H⁻¹t
         if self.scale.kind == "ij":
-            terms = terms + self._share_of_penalty(weights, theta, solved)
+            scores = scores + self._share_of_penalty(theta, solved)
         if self.scale.kind == "cluster":
             clusters = torch.as_tensor(self.scale.clusters)
-            sums = terms.new_zeros(int(clusters.max()) + 1).index_add(0, clusters, terms)
+            sums = scores.new_zeros(int(clusters.max()) + 1).index_add(0, clusters, weights * scores)
             return cluster_factor(self.scale) * sums.square().sum()
-        return (terms.square() / self.scale.counts * self._factors(hessian, weights, theta)).sum()
+        terms = weights * self.fitted.weights * scores.square()
+        return (terms / self.scale.counts * self._factors(hessian, weights, theta)).sum()
 
     def gradient(self) -> Float[Tensor, "n"]:
         """dv/dw at the fit, θ̂ following the weights: per unit of weight on each point."""
@@ -99,12 +102,16 @@ class Variance:
 
     def _solved(self, matrix: Float[Tensor, "p p"]) -> Float[Tensor, "p"]:
         """H⁻¹t, off the gauge where there is one."""
+        return self._off_gauge(torch.linalg.solve(self._filled(matrix), self.direction))
+
+    def _filled(self, matrix: Float[Tensor, "p p"]) -> Float[Tensor, "p p"]:
+        """H with something along its gauge, so that it has an inverse."""
         gauge = self.fitted.exact.gauge
-        if gauge is None:
-            return torch.linalg.solve(matrix, self.direction)
-        filled = matrix + matrix.detach().diagonal().mean() * gauge.T @ gauge
-        found = torch.linalg.solve(filled, self.direction)
-        return found - (found @ gauge.T) @ gauge
+        return matrix if gauge is None else matrix + matrix.detach().diagonal().mean() * gauge.T @ gauge
+
+    def _off_gauge(self, rows: Float[Tensor, "... p"]) -> Float[Tensor, "... p"]:
+        gauge = self.fitted.exact.gauge
+        return rows if gauge is None else rows - (rows @ gauge.T) @ gauge
 
     def _factors(self, hessian: Tensor, weights: Tensor, theta: Tensor) -> Tensor:
         """1, n/(n − p), 1/(1 − h) or 1/(1 − h)²."""
@@ -114,16 +121,17 @@ class Variance:
         if kind not in ("hc2", "hc3"):
             return _one()
         jacobian, targets = self._everything
-        inverse = Dense(torch.linalg.inv(self._penalised(hessian, weights)), is_symmetric=True)
+        inverse = torch.linalg.inv(self._filled(self._penalised(hessian, weights)))
+        inverse = Dense(self._off_gauge(self._off_gauge(inverse).T).T, is_symmetric=not self.fitted.objective.saddle)
         curves = self.fitted.objective.loss.hessian(self._outputs(theta), targets)
-        own = weights * torch.einsum("nox,nxo->n", curves, jacobian.sandwich(inverse)) / self.scale.counts
+        own = self.fitted.weights * torch.einsum("nox,nxo->n", curves, jacobian.sandwich(inverse)) / self.scale.counts
         return (1 - own) ** (-1 if kind == "hc2" else -2)
 
-    def _share_of_penalty(self, weights: Tensor, theta: Tensor, solved: Tensor) -> Tensor:
+    def _share_of_penalty(self, theta: Tensor, solved: Tensor) -> Tensor:
+        """Every point's share of ∇r′H⁻¹t, per unit of its weight."""
         if self.fitted.protocol == "fixed_total" or self.fitted.objective.penalty.empty:
             return 0 * _one()
-        pull = self.fitted.objective.penalty.gradient(theta) @ solved
-        return weights / self.fitted.objective.total_weight * pull
+        return self.fitted.objective.penalty.gradient(theta) @ solved / self.fitted.objective.total_weight
 
     def _classical(self, weights: Tensor, theta: Tensor) -> Tensor:
         hessian = (

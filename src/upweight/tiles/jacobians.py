@@ -8,10 +8,13 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.linop import LinearOperator
-from upweight.space import FlatLayout, LinearLayout, MapLayout
+from upweight.space import CellLayout, FlatLayout, LinearLayout, MapLayout
 from upweight.tiles.blocks import Block, DenseBlock, FactoredBlock
 from upweight.tiles.jacobian import Jacobian, LayerJacobian, add_dense_gram, dense_sandwich
 from upweight.tiles.layer_jacobians import FactoredJacobian, PlacedJacobian
+
+FEW_OUTPUTS = 8
+"""Up to this many outputs pairs are taken one by one, where symmetry saves half of them; then a row at a time."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,9 @@ class LinearJacobian(Jacobian):
     def sandwich(self, operator: LinearOperator) -> Tensor:
         matrix = operator.dense()
         inputs, o = self.inputs.to(matrix.dtype), self.layout.outputs
+        if isinstance(self.layout, CellLayout) and o > FEW_OUTPUTS:
+            rows = [(inputs @ self.layout.read_row(matrix, row)).view(len(inputs), o, -1) for row in range(o)]
+            return torch.stack([(row @ inputs.unsqueeze(2)).squeeze(2) for row in rows], 1)
         found = inputs.new_empty(len(inputs), o, o)
         for row in range(o):
             for column in range(row + 1 if operator.symmetric else o):

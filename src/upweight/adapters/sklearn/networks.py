@@ -56,7 +56,7 @@ def perceptron(given: Given) -> Recipe:
 def _hidden(layer: LinearMap) -> nn.Linear:
     """The same map as a plain layer, whose single output keeps its axis."""
     found = nn.Linear(layer.in_features, layer.out_features, dtype=torch.float64, device="meta")
-    found.weight, found.bias = layer.weight, layer.bias
+    found.weight, found.bias = layer.weight, nn.Parameter(layer.bias)  # pyright: ignore[reportArgumentType]
     return found
 
 

@@ -15,7 +15,7 @@ from upweight.errors import ModelError, NonFiniteInput
 from upweight.objective import Loss
 from upweight.objective.linear_map import LinearMap
 
-SMOOTHING = 0.01
+SMOOTHING = 0.03
 """Temperature over which corners of hinges are smoothed, in units of the margin: within the paper's 0.001 to 0.1."""
 
 
@@ -89,10 +89,10 @@ def coefficients(final: Any) -> tuple[Float[Tensor, "o i"], Float[Tensor, "o"] |
         NonFiniteInput: they are NaN or infinite.
     """
     found = final.coef_.toarray() if hasattr(final.coef_, "toarray") else final.coef_
-    weight = torch.as_tensor(np.atleast_2d(found), dtype=torch.float64)
+    weight = torch.as_tensor(np.array(np.atleast_2d(found), dtype=float))
     bias = None
     if final.get_params().get("fit_intercept", True):
-        bias = torch.as_tensor(np.atleast_1d(final.intercept_), dtype=torch.float64).expand(len(weight)).clone()
+        bias = torch.as_tensor(np.array(np.atleast_1d(final.intercept_), dtype=float)).expand(len(weight)).clone()
     for part in (weight, bias):
         if part is not None and not bool(torch.isfinite(part).all()):
             raise NonFiniteInput(

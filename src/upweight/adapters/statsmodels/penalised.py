@@ -34,12 +34,12 @@ def ridge(objective: Objective, alpha: Any, scale: float) -> Objective:
             "fit_regularized() with an l1 penalty is not supported. Expected L1_wt=0; the nearest that is are scikit-learn's Lasso and ElasticNet, by uw.from_sklearn."
         )
     found = _read_off(objective) if alpha is None else torch.as_tensor(alpha, dtype=torch.float64) * scale
-    diagonal = (found * torch.ones_like(theta)).double()
-    if diagonal.shape != theta.shape or not bool((diagonal >= 0).all()):
+    fits = found.ndim == 0 or found.shape == theta.shape
+    if not fits or not bool((found >= 0).all()):
         raise ConfigError(
             f"penalty={alpha!r}. Expected the alpha that was given to fit_regularized: a number of zero or more, or one for each of {len(theta)} coefficients."
         )
-    return replace(objective, penalty=Quadratic(diagonal))
+    return replace(objective, penalty=Quadratic(found * torch.ones_like(theta)))
 
 
 def _read_off(objective: Objective) -> Float[Tensor, ""]:

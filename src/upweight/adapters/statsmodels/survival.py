@@ -40,17 +40,23 @@ class Clock:
 
     @classmethod
     def of(cls, subjects: Subjects) -> Clock:
-        """Distinct times at which somebody failed."""
+        """Distinct times at which somebody failed among others; who is alone at risk compares with nobody."""
         failed = subjects.status == 1
         pairs = sorted(set(zip(subjects.stratum[failed].tolist(), subjects.time[failed].tolist(), strict=True)))
         strata, times = zip(*pairs, strict=True)
-        return cls(np.asarray(times, dtype=float), np.asarray(strata))
+        every = cls(np.asarray(times, dtype=float), np.asarray(strata))
+        several = every.at_risk(subjects).sum(0) > 1
+        return cls(every.times[several], every.strata[several])
+
+    def at_risk(self, subjects: Subjects) -> np.ndarray:
+        """Who is at risk at which event time, (n, t)."""
+        same = subjects.stratum[:, None] == self.strata
+        return same & (subjects.entry[:, None] <= self.times) & (self.times <= subjects.time[:, None])
 
     def targets(self, subjects: Subjects) -> Tensor:
         """At risk and failed at every event time, and zeros for the output that is x′β alone: (n, 2(t + 1))."""
-        same = subjects.stratum[:, None] == self.strata
-        risk = same & (subjects.entry[:, None] <= self.times) & (self.times <= subjects.time[:, None])
-        failed = same & (subjects.time[:, None] == self.times) & (subjects.status[:, None] == 1)
+        risk = self.at_risk(subjects)
+        failed = risk & (subjects.time[:, None] == self.times) & (subjects.status[:, None] == 1)
         nothing = np.zeros((len(subjects.time), 1))
         return torch.as_tensor(np.hstack([risk, nothing, failed, nothing]).astype(float))
 

@@ -39,7 +39,7 @@ class Asked:
     aggregate: str | None
     kind: str | None
     groups: Any
-    level: float
+    level: float | int
     most: int | float
     progress: bool | None
 
