@@ -5,6 +5,7 @@ classical   s²Σ ωᵢ E∇²ℓᵢ, s² = Σ ωᵢ(yᵢ − μᵢ)²/V(μᵢ)/
 hc0         Σ ωᵢ² gᵢgᵢᵀ                                                            White, robust, sandwich [W80]
 hc1         hc0 · n/(n − p)                                                        Stata's robust
 hc2, hc3    Σ ωᵢ² gᵢgᵢᵀ/(1 − hᵢ), and /(1 − hᵢ)²                                   [MW85]
+            (of several outputs gᵢ = Jᵢᵀ(I − ωᵢΛᵢAᵢ)⁻¹∇_ηℓᵢ, as for a drop; hc3 only)
 cluster     Σ_c (Σ_c ωᵢgᵢ)(Σ_c ωᵢgᵢ)ᵀ · C/(C − 1) · (n − 1)/(n − p)                [LZ86]
 ij          Σ δᵢδᵢᵀ, δᵢ = ωᵢH⁻¹(gᵢ + its share of ∇r)                              infinitesimal jackknife [J72]
 """
@@ -17,13 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from upweight._typing import Float, Tensor
+from upweight._typing import Bool, Float, Tensor
 from upweight.errors import ApproximationWarning
 from upweight.fitted import Fitted
 from upweight.gradients import LinearEngine
 from upweight.inference.scale import Scale, scale_of
+from upweight.influence.changes import corrected
 from upweight.linop import Dense
 from upweight.questions.points import leverage
+from upweight.questions.terms import terms
 from upweight.solve import inverse as inverted
 
 if TYPE_CHECKING:
@@ -94,6 +97,8 @@ def dispersion(fitted: Fitted, scale: Scale) -> float:
 def _meat(fitted: Fitted, scale: Scale) -> Float[Tensor, "p p"]:
     """M on the objective's scale, tile by tile."""
     p, weights = fitted.objective.space.size, fitted.weights
+    if scale.kind == "hc3":
+        return _jackknifed(fitted, scale)
     factors = _factors(fitted, scale)
     pull = fitted.penalty_gradient
     sums = torch.zeros(scale.clusters.max() + 1 if len(scale.clusters) else 0, p, dtype=torch.float64)
@@ -116,11 +121,24 @@ def _factors(fitted: Fitted, scale: Scale) -> Float[Tensor, "n"]:
     found = 1 / scale.counts
     if scale.kind == "hc1":
         return found * scale.remaining / (scale.remaining - scale.parameters)
-    if scale.kind in ("hc2", "hc3"):
+    if scale.kind == "hc2":
         own = torch.as_tensor(leverage(fitted)) / scale.counts
-        _say_full_leverage(fitted, own)
-        return found / (1 - own) ** (1 if scale.kind == "hc2" else 2)
+        _say_full_leverage(fitted, own > FULL)
+        return found / (1 - own)
     return found
+
+
+def _jackknifed(fitted: Fitted, scale: Scale) -> Float[Tensor, "p p"]:
+    """Σ of the outer products of what single drops push with, a point's copies one by one."""
+    p, counts = fitted.objective.space.size, scale.counts
+    total, full = torch.zeros(p, p, dtype=torch.float64), torch.zeros(len(counts), dtype=torch.bool)
+    for where, changes in terms(fitted, fitted.objective.examples, -fitted.weights / counts):
+        correction = corrected(changes, fitted.exact.inverse)
+        full[where] = correction.refused
+        rows = changes.block(correction.push).dense().double()
+        total += (rows * counts[where, None]).T @ rows
+    _say_full_leverage(fitted, full)
+    return total
 
 
 def cluster_factor(scale: Scale) -> float:
@@ -131,12 +149,11 @@ def cluster_factor(scale: Scale) -> float:
     return clusters / (clusters - 1) * (n - 1) / (n - scale.parameters)
 
 
-def _say_full_leverage(fitted: Fitted, own: Float[Tensor, "n"]) -> None:
-    full = int((own > FULL).sum())
-    if full:
-        name = fitted.objective.examples.ids[int(own.argmax())]
+def _say_full_leverage(fitted: Fitted, full: Bool[Tensor, "n"]) -> None:
+    if bool(full.any()):
+        name = fitted.objective.examples.ids[int(full.int().argmax())]
         warnings.warn(
-            f"{full} training points have leverage 1, the first is {name}: hc2 and hc3 divide by 1 − h there. Expected leverages below 1; use hc1, or remove what only these points determine.",
+            f"{int(full.sum())} training points have leverage 1, the first is {name}: hc2 and hc3 divide by 1 − h there. Expected leverages below 1; use hc1, or remove what only these points determine.",
             ApproximationWarning,
             stacklevel=5,
         )

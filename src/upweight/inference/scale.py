@@ -81,6 +81,10 @@ def scale_of(fitted: Fitted, kind: str | None, groups: object = None) -> Scale:
         raise ConfigError(
             f"kind='classical' has no meaning for loss {fitted.objective.loss.name!r}, which is no likelihood with a dispersion. Expected 'ij', 'hc0' to 'hc3' or 'cluster'."
         )
+    if wanted == "hc2" and fitted.objective.outputs > 1:
+        raise ConfigError(
+            f"kind='hc2' found {fitted.objective.outputs} outputs an example, whose leverage is a matrix without a square root of its own. Expected 'hc3', which takes its inverse, or 'hc1'."
+        )
     labels = inference.groups if groups is None else np.asarray(groups)
     if wanted != "cluster":
         return Scale(inference, wanted, np.zeros(0, dtype=int), fitted.weights.cpu())

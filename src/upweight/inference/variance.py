@@ -49,7 +49,8 @@ class Variance:
             return self._classical(weights, theta)
         hessian = self._engine.hessian(self.fitted.objective.examples, weights, theta)
         solved = self._solved(self._penalised(hessian, weights))
-        scores = self._scores(theta, solved)  # gᵢ′H⁻¹t
+        own = self._own(hessian, weights, theta) if self.scale.kind in ("hc2", "hc3") else None
+        scores = self._scores(theta, solved, own if self.scale.kind == "hc3" else None)  # gᵢ′H⁻¹t
         if self.scale.kind == "ij":
             scores = scores + self._share_of_penalty(theta, solved)
         if self.scale.kind == "cluster":
@@ -57,7 +58,12 @@ class Variance:
             sums = scores.new_zeros(int(clusters.max()) + 1).index_add(0, clusters, weights * scores)
             return cluster_factor(self.scale) * sums.square().sum()
         terms = weights * self.fitted.weights * scores.square()
-        return (terms / self.scale.counts * self._factors(hessian, weights, theta)).sum()
+        if self.scale.kind == "hc2":
+            assert own is not None
+            terms = terms / (1 - own[:, 0, 0])
+        n = self.scale.observations(weights)
+        size = n / (n - self.scale.parameters) if self.scale.kind == "hc1" else _one()
+        return size * (terms / self.scale.counts).sum()
 
     def gradient(self) -> Float[Tensor, "n"]:
         """dv/dw at the fit, θ̂ following the weights: per unit of weight on each point."""
@@ -84,11 +90,23 @@ class Variance:
     def _outputs(self, theta: Tensor) -> Float[Tensor, "n o"]:
         return torch.cat([self._engine.outputs(batch, theta)[0] for _, batch in self._engine.batches()])
 
-    def _scores(self, theta: Tensor, solved: Float[Tensor, "p"]) -> Float[Tensor, "n"]:
-        """gᵢ′H⁻¹t."""
+    def _scores(
+        self, theta: Tensor, solved: Float[Tensor, "p"], own: Float[Tensor, "n o o"] | None = None
+    ) -> Float[Tensor, "n"]:
+        """gᵢ′H⁻¹t; with the leverages, of the push a drop is made with."""
         jacobian, targets = self._everything
         slopes = self.fitted.objective.loss.gradient(self._outputs(theta), targets)
+        if own is not None:
+            slopes = torch.linalg.solve(torch.eye(own.shape[1], dtype=own.dtype) - own, slopes)
         return (slopes * jacobian.jvp(solved.unsqueeze(0)).squeeze(2)).sum(1)
+
+    def _own(self, hessian: Tensor, weights: Tensor, theta: Tensor) -> Float[Tensor, "n o o"]:
+        """wᵢΛᵢAᵢ of one copy of every point."""
+        jacobian, targets = self._everything
+        inverse = torch.linalg.inv(self._filled(self._penalised(hessian, weights)))
+        inverse = Dense(self._off_gauge(self._off_gauge(inverse).T).T, is_symmetric=not self.fitted.objective.saddle)
+        curves = self.fitted.objective.loss.hessian(self._outputs(theta), targets)
+        return (self.fitted.weights / self.scale.counts)[:, None, None] * (curves @ jacobian.sandwich(inverse))
 
     def _penalised(self, hessian: Float[Tensor, "p p"], weights: Tensor) -> Float[Tensor, "p p"]:
         penalty = torch.diag(self.fitted.objective.penalty.diagonal.to(hessian))
@@ -112,20 +130,6 @@ class Variance:
     def _off_gauge(self, rows: Float[Tensor, "... p"]) -> Float[Tensor, "... p"]:
         gauge = self.fitted.exact.gauge
         return rows if gauge is None else rows - (rows @ gauge.T) @ gauge
-
-    def _factors(self, hessian: Tensor, weights: Tensor, theta: Tensor) -> Tensor:
-        """1, n/(n − p), 1/(1 − h) or 1/(1 − h)²."""
-        kind, n = self.scale.kind, self.scale.observations(weights)
-        if kind == "hc1":
-            return n / (n - self.scale.parameters)
-        if kind not in ("hc2", "hc3"):
-            return _one()
-        jacobian, targets = self._everything
-        inverse = torch.linalg.inv(self._filled(self._penalised(hessian, weights)))
-        inverse = Dense(self._off_gauge(self._off_gauge(inverse).T).T, is_symmetric=not self.fitted.objective.saddle)
-        curves = self.fitted.objective.loss.hessian(self._outputs(theta), targets)
-        own = self.fitted.weights * torch.einsum("nox,nxo->n", curves, jacobian.sandwich(inverse)) / self.scale.counts
-        return (1 - own) ** (-1 if kind == "hc2" else -2)
 
     def _share_of_penalty(self, theta: Tensor, solved: Tensor) -> Tensor:
         """Every point's share of ∇r′H⁻¹t, per unit of its weight."""

@@ -82,7 +82,7 @@ class Trust:
             found.append(
                 f"training point {self.highest_point} has leverage {self.highest_leverage:.2f}: confirm its drop by a refit"
             )
-        if self.mean_leverage > HIGH_LEVERAGE:
+        if self.mean_leverage > HIGH_LEVERAGE and not self.convex:
             found.append(
                 f"the mean leverage is {self.mean_leverage:.2f}: the curvature at hand overstates what single points own, so take first order, not order='newton'"
             )
