@@ -11,8 +11,10 @@ import upweight as uw
 from cases import classification, fitted_mlp, regression, slope
 from upweight.evaluate.refit import refit
 from upweight.inference.covariance import covariance_matrix
+from upweight.inference.remaining import without
 from upweight.inference.scale import KINDS, scale_of
 from upweight.inference.variance import Variance
+from upweight.inference.worst_case.claims import at_weights
 
 N = 90
 RNG = np.random.default_rng(0)
@@ -178,6 +180,18 @@ def test_the_derivative_of_a_variance_is_that_of_refitting(name):
             ends = [float(variance.at(w, refit(fitted, w))) for w in (fitted.weights + step, fitted.weights - step)]
             true = (ends[0] - ends[1]) / (2 * float(step[place]))
             assert float(gradient[place]) == pytest.approx(true, abs=1e-6 * float(gradient.abs().max())), kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_variance_at_no_weight_is_that_of_what_remains(kind):
+    fitted = DIFFERENTIATED["WLS"]().fitted
+    scale = scale_of(fitted, kind, GROUPS if kind == "cluster" else None)
+    direction = torch.zeros(4, dtype=torch.float64)
+    direction[1] = 1.0
+    left = without(fitted, np.array([7, 50]))
+    found = Variance(fitted, scale, direction).at(left.weights, left.objective.theta)
+    remaining = covariance_matrix(left, at_weights(scale, left))
+    assert float(found) == pytest.approx(float(remaining[1, 1]), rel=1e-10)
 
 
 def test_leaving_one_out_is_exact_for_ridge():

@@ -112,7 +112,7 @@ def _meat(fitted: Fitted, scale: Scale) -> Float[Tensor, "p p"]:
         else:
             total += (rows * factors[where, None]).T @ rows
     if scale.kind == "cluster":
-        return cluster_factor(scale) * sums.T @ sums
+        return cluster_factor(scale, scale.remaining) * sums.T @ sums
     return total
 
 
@@ -141,11 +141,11 @@ def _jackknifed(fitted: Fitted, scale: Scale) -> Float[Tensor, "p p"]:
     return total
 
 
-def cluster_factor(scale: Scale) -> float:
+def cluster_factor(scale: Scale, n: float | Float[Tensor, ""]) -> float | Float[Tensor, ""]:
     """C/(C − 1) · (n − 1)/(n − p), where that correction is made."""
     if not scale.inference.correction:
         return 1.0
-    clusters, n = len(np.unique(scale.clusters[scale.base.numpy() > 0])), scale.remaining
+    clusters = len(np.unique(scale.clusters[scale.base.numpy() > 0]))
     return clusters / (clusters - 1) * (n - 1) / (n - scale.parameters)
 
 

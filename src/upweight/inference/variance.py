@@ -56,7 +56,7 @@ class Variance:
         if self.scale.kind == "cluster":
             clusters = torch.as_tensor(self.scale.clusters)
             sums = scores.new_zeros(int(clusters.max()) + 1).index_add(0, clusters, weights * scores)
-            return cluster_factor(self.scale) * sums.square().sum()
+            return cluster_factor(self.scale, self.scale.observations(weights)) * sums.square().sum()
         terms = weights * self.fitted.weights * scores.square()
         if self.scale.kind == "hc2":
             assert own is not None
