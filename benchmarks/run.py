@@ -94,6 +94,12 @@ WORKLOADS = {
                 "transformer/ours.py",
                 limit=900,
             ),
+            Entry(
+                "transformer-upweight-self",
+                "upweight, sampled labels, and self-influence of all",
+                "transformer/ours.py",
+                limit=900,
+            ),
             Entry("transformer-kronfluence", "kronfluence", "transformer/peers.py", PEERS, 900),
             Entry("transformer-bergson", "bergson", "transformer/peers.py", BERGSON, 900),
         ],

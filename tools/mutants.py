@@ -275,14 +275,14 @@ MUTANTS = [
     Mutant(
         "only the last batch counts",
         "gradients/engine.py",
-        "total = total + self.gradients(batch, theta).sum(weights[where])",
+        "self.gradients(batch, theta).add_sum(weights[where], total)",
         "total = self.gradients(batch, theta).sum(weights[where])",
     ),
     Mutant(
         "batches share one slice of the weights",
         "gradients/stationarity.py",
-        "total = total + block.sum(weights)",
-        "total = total + block.sum(objective.weights[: len(weights)])",
+        "block.add_sum(weights, total)",
+        "block.add_sum(amounts[: len(weights)], total)",
     ),
     Mutant(
         "stationarity forgets the penalty",
@@ -503,15 +503,15 @@ MUTANTS = [
     ),
     Mutant(
         "EK-FAC: eigenvectors transposed",
-        "curvature/ekfac.py",
-        "inputs = a_part @ basis.right if how",
-        "inputs = a_part @ basis.right.T if how",
+        "tiles/layer_jacobians.py",
+        "inputs = a @ basis.right\n",
+        "inputs = a @ basis.right.T\n",
     ),
     Mutant(
         "EK-FAC: the square of a mean for the mean of squares",
         "curvature/ekfac.py",
-        "addmv_(flat.square_().T, flat.new_ones(len(flat)), alpha=scale)",
-        "add_(flat.sum(0).square_(), alpha=scale)",
+        "turned_gradients(part, bases[key]).square_().sum((0, 1))",
+        "turned_gradients(part, bases[key]).sum((0, 1)).square_()",
     ),
     Mutant(
         "K-FAC: inputs not averaged over positions",
@@ -534,8 +534,8 @@ MUTANTS = [
     Mutant(
         "kernel windows in another order than the weight",
         "gradients/layers.py",
-        "order = (0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes))",
-        "order = (0, *range(2, 2 + axes), *range(2 + axes, 2 + 2 * axes), 1)",
+        "    windows = windows.movedim(1 + axes, -1)\n",
+        "    windows = windows.transpose(1 + axes, -1)\n",
     ),
     Mutant(
         "tied layers counted apart",
@@ -558,8 +558,44 @@ MUTANTS = [
     Mutant(
         "a separable product without its second factor",
         "tiles/pairs.py",
-        "products = (g @ self.slopes.T).mul_(a @ self.inputs.T)",
-        "products = g @ self.slopes.T",
+        "products = (slopes @ self.slopes.T).mul_(inputs @ self.inputs.T)",
+        "products = slopes @ self.slopes.T",
+    ),
+    Mutant(
+        "a switch of the processor that is never put back",
+        "kernels.py",
+        'switch.fp32_precision = _held["before"]',
+        "pass",
+    ),
+    Mutant(
+        "a processor that rounds to bfloat16 is believed",
+        "kernels.py",
+        "return all(_error(*sizes, generator) <= PROBE_ERROR for sizes in PROBE_SIZES)",
+        "return True",
+    ),
+    Mutant(
+        "ghosts forget their factor",
+        "tiles/pairs.py",
+        ".sum(2) * self.factor)",
+        ".sum(2))",
+    ),
+    Mutant(
+        "low rank without singular values",
+        "tiles/drafts.py",
+        "slopes = (left * singular.unsqueeze(1))[..., :ranks]",
+        "slopes = left[..., :ranks]",
+    ),
+    Mutant(
+        "a weight's window order is forgotten on the way back",
+        "space.py",
+        "weight = weight if self.window == 1 else weight.unflatten(2, (self.window, -1)).mT.flatten(2)",
+        "weight = weight",
+    ),
+    Mutant(
+        "gigabytes of 1024 for those of 1000",
+        "fitted/settings.py",
+        '"GB": 10**9',
+        '"GB": 2**30',
     ),
     Mutant(
         "the penalty is not rotated into the eigenbasis",

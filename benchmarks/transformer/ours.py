@@ -15,7 +15,7 @@ from transformer.problem import QUERIES, TRACKED, TRAIN, load, plain_epoch
 import upweight as uw
 
 SHARE = 0.5
-"""Of the sequences, that all rows but the first estimate their factors from."""
+"""Of the sequences, that rows called half or bfloat16 estimate their factors from."""
 
 
 def main(name: str, count: str = str(TRAIN)) -> None:
@@ -35,13 +35,16 @@ def main(name: str, count: str = str(TRAIN)) -> None:
             fisher="sampled",
             damping=uw.Relative(0.1),
             protocol="fixed_total",
-            factor_share=1.0 if name == "transformer-upweight" else SHARE,
+            factor_share=SHARE if "half" in name or "bfloat16" in name else 1.0,
             precision="bfloat16" if "bfloat16" in name else None,
         )
     with row.phase("fit"):
         study.fitted.blocked.inverse  # noqa: B018 - computes the factors
     with row.phase("score"):
         effects = study.drop((asked, wanted), order="first")
+    if "self" in name:
+        with row.phase("self-influence"):
+            study.self_influence()
     row.notes = effects.verdict
     row.finish(effects.values)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-TILE_BYTES = 2**26
+TILE_BYTES = 2**24
 """A tile's working set: large enough for efficient products, small beside any budget."""
 
 EXPECTED_STEPS = 12
@@ -68,6 +68,21 @@ def route_pairs(ranks: int, i: int, o: int) -> str:
     written     2·o·i FLOPs a pair, exact
     """
     return "separable" if ranks * (o + i) < o * i else "written"
+
+
+def route_low_rank(ranks: int, s: int, i: int, o: int, m: int) -> str:
+    """How m queries meet the examples of a layer shared by s positions, by the rank of their matrices.
+
+    low_rank   every position against every factor       2·s·m·r·(o + i) FLOPs an example
+    written    see ``route_product``, exact
+    """
+    written = min(2.0 * s * m * o * (i + 1), 2.0 * o * i * (s + m))
+    return "low_rank" if 2.0 * s * m * ranks * (o + i) < written else "written"
+
+
+def route_ghost(s: int, t: int, i: int, o: int, m: int) -> bool:
+    """Whether m queries of t positions meet an example's s from their factors: 2·s·t·m·(o + i) FLOPs, no gradient written."""
+    return 2.0 * s * t * m * (o + i) < min(2.0 * s * m * o * (i + 1), 2.0 * o * i * (s + m))
 
 
 def route_inverse(n: int, p: int, rows: int, budget: int) -> str:

@@ -47,9 +47,9 @@ class ParameterSpace:
         return torch.cat([parameters[name].reshape(-1) for name in self.names])
 
     def unflatten(self, theta: Float[Tensor, "p"]) -> dict[str, Tensor]:
-        """Cut θ into named tensors (views)."""
-        pieces = zip(self.slices().items(), self.shapes, strict=True)
-        return {name: theta[where].reshape(shape) for (name, where), shape in pieces}
+        """Cut θ into named tensors (views), in one step: a gradient through it is put together once."""
+        pieces = theta.split([prod(shape) for shape in self.shapes])
+        return {name: piece.reshape(shape) for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)}
 
     def mask(self, patterns: str | Sequence[str]) -> Float[Tensor, "p"]:
         """One where a coordinate belongs to a parameter whose name matches, zero elsewhere."""
@@ -95,13 +95,18 @@ class FlatLayout:
         """Put its coordinates into rows of θ, in place."""
         total[:, self.where] = rows
 
+    def add_rows(self, rows: Float[Tensor, "k q"], total: Float[Tensor, "k p"]) -> None:
+        """Add its coordinates to rows of θ, in place."""
+        total[:, self.where] += rows
+
 
 @dataclass(frozen=True)
 class LinearLayout:
     """Where the weight (o, i) and the bias (o,) of one linear map lie in θ.
 
     The bias is the last column of the augmented weight, whose inputs carry a constant 1. A transposed
-    weight is kept as (i, o).
+    weight is kept as (i, o). A convolution keeps (o, channels, window), and its inputs come window by window,
+    (window, channels), which is how they lie in memory when they are cut out.
     """
 
     outputs: int
@@ -109,6 +114,7 @@ class LinearLayout:
     weight: slice | None
     bias: slice | None
     transposed: bool = False
+    window: int = 1
 
     @property
     def inputs(self) -> int:
@@ -126,7 +132,8 @@ class LinearLayout:
         if self.weight is not None:
             shape = (-1, self.outputs) if self.transposed else (self.outputs, -1)
             weight = rows[:, self.weight].reshape(len(rows), *shape)
-            parts.append(weight.mT if self.transposed else weight)
+            weight = weight.mT if self.transposed else weight
+            parts.append(weight if self.window == 1 else weight.unflatten(2, (-1, self.window)).mT.flatten(2))
         if self.bias is not None:
             parts.append(rows[:, self.bias].unsqueeze(-1))
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
@@ -157,9 +164,14 @@ class LinearLayout:
         columns = self.inputs - (self.bias is not None)
         if self.weight is not None:
             weight = matrix[..., :columns]
+            weight = weight if self.window == 1 else weight.unflatten(2, (self.window, -1)).mT.flatten(2)
             total[:, self.weight] = (weight.mT if self.transposed else weight).reshape(len(rows), -1)
         if self.bias is not None:
             total[:, self.bias] = matrix[..., -1]
+
+    def add_rows(self, rows: Float[Tensor, "k q"], total: Float[Tensor, "k p"]) -> None:
+        """Add augmented weights laid flat to rows of θ, in place."""
+        self.scatter(rows + self.gather(total), total)
 
     def pieces(self, output: int) -> list[tuple[slice, slice]]:
         """For one output: pairs (where in the augmented inputs, where in θ)."""
@@ -242,6 +254,10 @@ class CellLayout:
         """Put gradients in W laid flat into gradients in θ, in place."""
         total.copy_(self.rows(rows.view(len(rows), self.outputs, self.inputs)))
 
+    def add_rows(self, rows: Float[Tensor, "k q"], total: Float[Tensor, "k p"]) -> None:
+        """Add gradients in W laid flat to gradients in θ, in place."""
+        total += self.rows(rows.reshape(len(rows), self.outputs, self.inputs))
+
     def squared_norms(self, inputs: Float[Tensor, "b i"], outputs: Float[Tensor, "b o"]) -> Float[Tensor, "b"]:
         """Squared lengths of the rows g ⊗ a as they lie in θ."""
         rows = self.rows(outputs.unsqueeze(2) * inputs.unsqueeze(1))
@@ -276,6 +292,8 @@ Layout = LinearLayout | CellLayout | FlatLayout
 
 def matching(names: Sequence[str], patterns: str | Sequence[str]) -> list[str]:
     """The names that match a shell-style pattern, or any of several; a pattern must match something."""
+    if not isinstance(patterns, str | Sequence) or not all(isinstance(one, str) for one in patterns):
+        raise ConfigError(f"found {patterns!r} for names of parameters. Expected a name, a pattern, or a list of them.")
     wanted = [patterns] if isinstance(patterns, str) else list(patterns)
     for pattern in wanted:
         if not fnmatch.filter(names, pattern):

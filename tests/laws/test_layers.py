@@ -139,6 +139,13 @@ def conv(*layers: nn.Module, channels: int) -> Shaped:
     return Shaped(*layers, channels=channels)
 
 
+def sharing(model: nn.Module, first: int, second: int) -> nn.Module:
+    """Two layers of a sequence with one weight."""
+    layers = model.layers if isinstance(model, Shaped) else model
+    layers[second].weight = layers[first].weight
+    return model
+
+
 CASES = {
     "linear": (lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, CLASSES, bias=False)), vectors(4)),
     "linear over positions": (lambda: Shaped(nn.Linear(4, 5), nn.Tanh(), channels=5, back="last"), vectors(6, 4)),
@@ -166,6 +173,25 @@ CASES = {
         tokens(5),
     ),
     "tied": (lambda: Tokens(True), tokens(5)),
+    "tied convolutions": (
+        lambda: sharing(
+            conv(
+                nn.Conv2d(2, 2, 3, padding=1, bias=False),
+                nn.Tanh(),
+                nn.Conv2d(2, 2, 3, padding=1, bias=False),
+                channels=2,
+            ),
+            0,
+            2,
+        ),
+        vectors(2, 4, 3),
+    ),
+    "tied, biases of their own": (
+        lambda: sharing(
+            nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, CLASSES)), 0, 2
+        ),
+        vectors(4),
+    ),
     "embedding bag": (bagged, tokens(4)),
     "layer norm": (
         lambda: nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, CLASSES)),
@@ -227,6 +253,9 @@ def test_rows_and_jacobians_equal_plain_autograd(name):
     rows, weights = torch.randn(4, objective.space.size).double(), torch.rand(N).double()
     torch.testing.assert_close(block.against(rows), truth @ rows.T, atol=1e-9, rtol=1e-8)
     torch.testing.assert_close(block.sum(weights), weights @ truth, atol=1e-9, rtol=1e-8)
+    total = torch.ones_like(truth[0])
+    block.add_sum(weights, total)
+    torch.testing.assert_close(total - 1, weights @ truth, atol=1e-9, rtol=1e-8)
     jacobian, twin = engine.jacobian(batch), general.jacobian(batch)
     torch.testing.assert_close(jacobian.dense(), twin.dense(), atol=1e-10, rtol=1e-8)
     torch.testing.assert_close(jacobian.jvp(rows), twin.jvp(rows), atol=1e-9, rtol=1e-8)

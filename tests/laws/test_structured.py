@@ -10,13 +10,24 @@ from torch import nn
 
 import upweight as uw
 from cases import classification, pearson, slope
-from upweight.curvature.gauss_newton import Differentiated, GaussNewton, curvature_products
+from upweight.curvature.products import Differentiated, GaussNewton, curvature_products
 from upweight.fitted.iterative import Network
 from upweight.linop import BlockDiagonal, KroneckerEigen
 from upweight.questions.question import Question
-from upweight.tiles.pairs import prepare_pairs, separate
+from upweight.router import route_ghost, route_low_rank
+from upweight.tiles.drafts import draft_of, separate
+from upweight.tiles.pairs import prepare_pairs
 
-NETWORKS = ["linear", "linear over positions", "conv2d", "layer norm", "tied", "free parameter"]
+NETWORKS = [
+    "linear",
+    "linear over positions",
+    "conv2d",
+    "layer norm",
+    "tied",
+    "tied convolutions",
+    "tied, biases of their own",
+    "free parameter",
+]
 CURVATURES = ["ekfac", "kfac", "diagonal", "block_diagonal", "identity"]
 pytestmark = pytest.mark.filterwarnings("ignore::upweight.errors.NotStationaryWarning")
 
@@ -64,6 +75,47 @@ def test_a_separable_product_keeps_within_its_measured_error():
     reported = float(pairs.rules.split("measured error ")[1].rstrip("%)")) / 100
     assert error < 0.06 and 0.4 < error / reported < 2.5
     assert pearson(exact.numpy(), found.numpy()) > 0.998
+
+
+@pytest.mark.parametrize("rule", ["low_rank", "ghost", "written", "separable"])
+@pytest.mark.parametrize("curvature", ["ekfac", "identity"])
+def test_every_product_rule_gives_the_scores_of_layers_shared_by_positions(rule, curvature):
+    truth, query = study_of("conv2d", curvature, products="written")
+    found, _ = study_of("conv2d", curvature, products=rule)
+    expected, scores = truth.upweight(query), found.upweight(query)
+    serves = {"low_rank", "written", "separable"} | ({"ghost"} if curvature == "identity" else set())
+    assert (rule in scores.verdict) == (rule in serves)  # separable: the head, which is used once an example
+    exact = rule in ("ghost", "written") or "measured error" not in scores.verdict
+    error = np.linalg.norm(scores.values - expected.values) / np.linalg.norm(expected.values)
+    assert error < (1e-9 if exact else 0.08)
+    assert 0.9 < slope(scores.values, expected.values) < 1.1
+
+
+def test_the_router_takes_low_rank_for_few_queries_and_ghosts_for_short_sequences():
+    assert route_low_rank(8, s=128, i=256, o=256, m=1) == "low_rank"
+    assert route_low_rank(8, s=128, i=256, o=256, m=50) == "written"
+    assert route_ghost(4, 4, 512, 512, 1) and not route_ghost(128, 128, 256, 256, 50)
+
+
+def test_low_rank_is_exact_at_full_rank_and_its_error_is_measured():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3), nn.Flatten()).double().eval()
+    X, y = torch.randn(40, 4, 6, dtype=torch.float64), torch.arange(40) % 12
+    study = uw.Study(model, (X, y), loss="cross_entropy", curvature="ekfac")
+    operator, sample = study.fitted.blocked.inverse.operator, study.fitted.engine.gradients((X, y))
+    measured = Question(study.fitted, (X[:7], y[:7])).measured
+    blocks = (operator, study.fitted.blocked.curvature, sample, 40)
+    exact = prepare_pairs(measured.layers(), *blocks, force="written").against(sample)
+    pairs = prepare_pairs(measured.layers(), *blocks, force="low_rank")
+    assert {layer.rule for layer in pairs.layers.values()} == {"low_rank"}
+    error = float((pairs.against(sample) - exact).norm() / exact.norm())
+    reported = float(pairs.rules.split("measured error ")[1].rstrip("%)")) / 100
+    assert error < 0.06 and error < 3 * reported + 1e-9
+    for draft in (
+        draft_of([tile[k] for tile in measured.layers()], block, block, part, "low_rank")
+        for k, ((_, block), part) in enumerate(zip(operator.parts, sample.parts, strict=True))
+    ):
+        assert float(draft.errors[-1]) < 1e-18 * float(draft.exact.square().sum()) < float(draft.errors[0])
 
 
 def test_separating_a_product_needs_one_rank_and_more_ranks_never_hurt_where_the_mass_is():

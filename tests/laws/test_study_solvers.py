@@ -7,9 +7,9 @@ from torch import nn
 
 import upweight as uw
 from cases import classification, pearson, slope
-from upweight.curvature.gauss_newton import curvature_products, root_rows
 from upweight.curvature.most_curved import most_curved
-from upweight.fitted.settings import ITERATIVE
+from upweight.curvature.products import curvature_products, root_rows
+from upweight.fitted.solvers import ITERATIVE
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::upweight.errors.NotStationaryWarning"),

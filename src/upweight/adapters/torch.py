@@ -92,7 +92,10 @@ def read_weights(weights: Any, count: int) -> Tensor:
     """
     if weights is None:
         return torch.full((count,), 1 / count, dtype=torch.float64)
-    found = torch.tensor(np.asarray(weights), dtype=torch.float64)  # a copy: the caller may write to theirs
+    try:
+        found = torch.tensor(np.asarray(weights), dtype=torch.float64)  # a copy: the caller may write to theirs
+    except (TypeError, ValueError) as reason:
+        raise ConfigError(f"found weights that are no numbers: {reason}. Expected ({count},) numbers.") from reason
     if found.shape != (count,):
         raise ShapeError(
             f"found weights of shape {tuple(found.shape)} for {count} training examples. Expected ({count},)."
@@ -167,7 +170,13 @@ class _Caller(nn.Module):
 
 def _same_device(model: nn.Module, device: str | torch.device) -> None:
     found = next(model.parameters()).device
-    if found.type != torch.device(device).type:
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError) as reason:
+        raise ConfigError(
+            f"device={device!r} is unknown. Expected a name PyTorch has, such as 'cpu' or 'cuda'."
+        ) from reason
+    if found.type != wanted.type:
         raise ConfigError(
             f"device={device!r}, but the model is on {found}. Expected them to agree; the model is never moved, so call model.to({str(device)!r}) first."
         )

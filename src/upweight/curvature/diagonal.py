@@ -30,7 +30,8 @@ def diagonal(
     """
     walk = Walk.of(source, fisher, seed, factor_share)
     found: dict[Key, tuple[Layout, Tensor]] = {}
-    for (rows,) in walk.batches():
+    for drawn in walk.batches():
+        rows = drawn()
         for layer in rows.layers:
             layout, total = found.get(layer.layout.places, (layer.layout, 0.0))
             found[layer.layout.places] = layout, total + _squares(layer, rows.weights)
@@ -41,7 +42,7 @@ def diagonal(
 def identity(source: Objective | Engine) -> BlockDiagonal:
     """I, layer by layer: the curvature of the gradient dot product."""
     walk = Walk.of(source, "empirical", 0)
-    (rows,) = next(iter(walk.batches()))
+    rows = next(iter(walk.batches()))()
     parts = tuple((layer.layout, Identity(layer.layout.width)) for layer in rows.layers)
     return BlockDiagonal(walk.objective.space.size, parts)
 
@@ -55,7 +56,7 @@ def block_diagonal(
         BudgetError: a layer of more than 8,192 parameters.
     """
     walk = Walk.of(source, fisher, seed, factor_share)
-    found = _gram(rows for (rows,) in walk.batches())
+    found = _gram(drawn() for drawn in walk.batches())
     parts: tuple[tuple[Layout, LinearOperator], ...] = tuple(
         (at, Dense(matrix, is_symmetric=True)) for at, matrix in found.values()
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from upweight._typing import Float, Tensor
+from upweight._typing import Tensor
 from upweight.curvature.factors import (
     FlatSums,
     Key,
@@ -19,11 +21,12 @@ from upweight.curvature.factors import (
 from upweight.curvature.grams import weighted
 from upweight.curvature.penalised import with_penalty
 from upweight.gradients import Engine
+from upweight.kernels import fast_float32
 from upweight.linop import BlockDiagonal, Dense, Diagonal, Kronecker, KroneckerEigen, LinearOperator
 from upweight.objective import Objective
-from upweight.router import chunk, route_rotation
+from upweight.router import chunk
 from upweight.solve.inverse import eigen
-from upweight.tiles.layer_jacobians import FactoredJacobian
+from upweight.tiles.layer_jacobians import FactoredJacobian, turned_gradients
 
 
 def ekfac(source: Objective | Engine, fisher: str = "auto", seed: int = 0, factor_share: float = 1.0) -> BlockDiagonal:
@@ -34,31 +37,33 @@ def ekfac(source: Objective | Engine, fisher: str = "auto", seed: int = 0, facto
     Sampled labels of Λ are drawn anew: those that chose the basis would be fitted by it.
 
     Error and cost:
-        The best diagonal in that basis; off-diagonal terms and couplings between layers are dropped. Where
-        each layer is used once an example, one walk: n(i² + o²) for the basis, n·(i² + o² + i·o) for Λ as
-        matrix products; elsewhere a second walk, and s·i·o an example.
+        The best diagonal in that basis; off-diagonal terms and couplings between layers are dropped. For layers used
+        once an example n(i² + o²) for the basis and n·(i² + o² + i·o) for Λ, as matrix products; s·i·o an example more where
+        positions share them. One walk where all layers' inputs and gradients fit into a gigabyte, else two.
     """
     walk = Walk.of(source, fisher, seed, factor_share)
-    draws = 1 if walk.fisher in ("exact", "empirical") else 2
+    again = walk.fisher not in ("exact", "empirical")  # these have no chance in them: one draw serves both
     kept: list[LabelRows] | None = []
 
-    def first_walk():  # the last draw of every batch is kept for Λ where it fits
+    def first_walk():  # a second draw of every batch is kept for Λ where it fits
         nonlocal kept
-        for found in walk.batches(draws):
-            kept = kept if kept is not None and fits_in_memory(walk, found[-1]) else None
+        for drawn in walk.batches():
+            rows = drawn()
+            kept = kept if kept is not None and fits_in_memory(walk, rows) else None
             if kept is not None:
-                kept.append(found[-1])
-            yield found[0]
+                kept.append(drawn() if again else rows)
+            yield rows
 
     sums = collect(first_walk())
     require_finite(sums, walk.objective)
     bases = {key: eigen(Kronecker(*one.means)) for key, one in sums.items() if isinstance(one, LayerSums)}
     values = {key: torch.zeros_like(basis.values) for key, basis in bases.items()}
-    for rows in kept if kept is not None else (found[0] for found in walk.batches()):
+    for rows in kept if kept is not None else (drawn() for drawn in walk.batches()):
         _add_squares(rows, bases, values)
     return with_penalty(_blocks(sums, bases, values, walk.objective), walk.objective)
 
 
+@fast_float32()
 def _add_squares(rows: LabelRows, bases: dict[Key, KroneckerEigen], values: dict[Key, Tensor]) -> None:
     """Λ += Σ w (Q_Bᵀ G Q_A)², over labels as well."""
     for layer in rows.layers:
@@ -68,26 +73,13 @@ def _add_squares(rows: LabelRows, bases: dict[Key, KroneckerEigen], values: dict
         if layer.inputs.shape[1] == 1:
             a, g = layer.inputs.squeeze(1) @ bases[key].right, layer.slopes.squeeze(2) @ bases[key].left
             squares = torch.einsum("bko,b->bo", g.square(), rows.weights)
-            values[key].addmm_(squares.T, a.square())
+            values[key] += squares.T @ a.square()
         else:
-            _add_shared_squares(layer, bases[key], rows.weights, values[key])
-
-
-def _add_shared_squares(
-    layer: FactoredJacobian, basis: KroneckerEigen, weights: Float[Tensor, "b"], total: Float[Tensor, "o i"]
-) -> None:
-    """The same where positions share the weight: a and g are turned, or G is, whichever is less work."""
-    a, g, (o, i) = layer.inputs, layer.slopes, total.shape
-    how = route_rotation(a.shape[1], int(i), int(o), g.shape[1])
-    size = chunk(2 * total.numel() + 2 * a.shape[1] * (i + o), a.element_size())
-    for a_part, g_part, w_part in zip(a.split(size), g.split(size), weights.split(size), strict=True):
-        inputs = a_part @ basis.right if how == "factors" else a_part
-        for slopes in g_part.unbind(1):
-            found = (slopes @ basis.left if how == "factors" else slopes).mT @ inputs  # (b, o, i)
-            if how == "gradients":
-                found = basis.left.T @ (found @ basis.right)
-            flat, scale = weighted(found.flatten(1), w_part)
-            total.view(-1).addmv_(flat.square_().T, flat.new_ones(len(flat)), alpha=scale)
+            k, s, o, i = *layer.slopes.shape[1:], layer.inputs.shape[2]
+            size = chunk(2 * k * o * i + s * (i + k * o), layer.inputs.element_size())
+            slopes, scale = weighted(layer.slopes, rows.weights)
+            for part in replace(layer, slopes=slopes).split(size):
+                values[key].add_(turned_gradients(part, bases[key]).square_().sum((0, 1)), alpha=scale)
 
 
 def _blocks(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -73,19 +73,20 @@ class Walk:
         """What is walked over."""
         return self.engine.objective
 
-    def batches(self, draws: int = 1) -> Iterator[list[LabelRows]]:
-        """Every batch, with as many independent draws of its labels from one forward pass."""
+    def batches(self) -> Iterator[Callable[[], LabelRows]]:
+        """Every batch, as a draw of its labels that may be taken again: each is independent, all from one forward pass."""
         examples = self.objective.examples
         for where, batch in self.engine.batches(examples if self.share == 1 else Chosen(examples, self.places)):
             names = self.objective.examples.ids[self.places[where]]
             outputs, targets, jacobian = self.engine.linearised(batch, names)
             require_finite_outputs(outputs, names)
             weights = self.weights[where].to(outputs.dtype)
-            found = []
-            for _ in range(draws):
+
+            def drawn(outputs=outputs, targets=targets, jacobian=jacobian, weights=weights) -> LabelRows:
                 slopes = label_slopes(self.objective.loss, outputs, targets, self.fisher, self.generator)
-                found.append(LabelRows(weights, jacobian.pulled(slopes)))
-            yield found
+                return LabelRows(weights, jacobian.pulled(slopes))
+
+            yield drawn
 
 
 @dataclass
@@ -139,7 +140,7 @@ class FlatSums:
         """Add a batch."""
         spread = (rows * weights.sqrt()[:, None, None]).flatten(0, 1)
         if self.whole:
-            self.values.addmm_(spread.T, spread)
+            add_gram(self.values, spread)
         else:
             self.values += spread.square().sum(0)
 

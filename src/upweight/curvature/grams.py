@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from upweight._typing import Float, Tensor
+from upweight.kernels import fast_float32
 
 WIDE = 256
 """Columns from which halves are multiplied on their own: a quarter of the work is saved, and again in each half."""
 
 
+@fast_float32()
 def add_gram(total: Float[Tensor, "i i"], rows: Float[Tensor, "x i"], scale: float = 1.0) -> None:
     """total += scale · rowsᵀrows, in place."""
     width = rows.shape[1]
     if width < WIDE:
-        total.addmm_(rows.T, rows, alpha=scale)
+        total.add_(rows.T @ rows, alpha=scale)  # addmm_ would not take the faster kernels
         return
     half = width // 2
     left, right = rows[:, :half], rows[:, half:]

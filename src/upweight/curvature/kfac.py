@@ -30,7 +30,7 @@ def kfac(
     if sharing not in SHARINGS:
         raise ConfigError(f"sharing={sharing!r} is unknown. Expected one of {', '.join(SHARINGS)}.")
     walk = Walk.of(source, fisher, seed, factor_share)
-    sums = collect((rows for (rows,) in walk.batches()), reduce=sharing == "reduce")
+    sums = collect((drawn() for drawn in walk.batches()), reduce=sharing == "reduce")
     require_finite(sums, walk.objective)
     return with_penalty(blocks_of(sums, walk.objective), walk.objective)
 

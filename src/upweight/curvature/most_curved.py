@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from upweight._typing import Float, Tensor
-from upweight.curvature.gauss_newton import GaussNewton
+from upweight.curvature.products import GaussNewton
+from upweight.kernels import fast_float32
 from upweight.router import MOST_ROWS
 from upweight.tiles.layer_jacobians import JacobianSum, LayerJacobian, own_gram, sum_of, untied
 
@@ -41,6 +42,7 @@ class MostCurved:
         return (vectors - self.rows.pull_sum(along.to(vectors.dtype).unsqueeze(1))) / self.level
 
 
+@fast_float32()
 def most_curved(products: GaussNewton, most: int = MOST_ROWS) -> MostCurved:
     """The preconditioner of a Gauss-Newton matrix whose Jacobians are captured.
 

@@ -28,7 +28,7 @@ def gradient_sums(engine: Engine, amounts: Float[Tensor, "r n"]) -> Float[Tensor
     for where, batch in engine.batches():
         block = engine.gradients(batch)
         for row, amount in zip(total, amounts[:, where], strict=True):
-            row += block.sum(amount)
+            block.add_sum(amount, row)
     return total
 
 

@@ -1,6 +1,7 @@
 """A fitted model made ready for questions: settings, curvature and the inverses all questions share."""
 
 from upweight.fitted.fitted import Fitted, prepare
-from upweight.fitted.settings import Settings, Solver
+from upweight.fitted.settings import Settings
+from upweight.fitted.solvers import Solver
 
 __all__ = ["Fitted", "Settings", "Solver", "prepare"]

@@ -18,7 +18,8 @@ from upweight.errors import BudgetError, ConfigError, IndexOutOfRange, ModeWarni
 from upweight.fitted.blocked import Blocked
 from upweight.fitted.exact import Exact
 from upweight.fitted.iterative import of_linear_model, of_network
-from upweight.fitted.settings import ITERATIVE, STRUCTURED, WRITABLE, Settings
+from upweight.fitted.settings import STRUCTURED, Settings
+from upweight.fitted.solvers import ITERATIVE
 from upweight.gradients import (
     Engine,
     LinearEngine,
@@ -137,7 +138,7 @@ class Fitted:
 
         Blocks keep the whole penalty, ρ and all.
         """
-        if self.iterates and self.settings.solver_name in WRITABLE:
+        if self.iterates and not self.stands_in:
             return self.row_inverse(1)
         blocks = self.structured or self.iterates
         return self.blocked.inverse.operator if blocks else self.exact.inverse_with(share)
@@ -145,7 +146,7 @@ class Fitted:
     @property
     def stands_in(self) -> bool:
         """True where EK-FAC stands in for the curvature of the study at questions of points' own."""
-        return self.iterates and self.settings.solver_name not in WRITABLE
+        return self.iterates and not ITERATIVE[self.settings.solver_name].at_hand
 
     @property
     def own_verdict(self) -> Verdict:
@@ -223,7 +224,7 @@ class Fitted:
         return {item: place for place, item in enumerate(self.objective.examples.ids.tolist())}
 
 
-def _within(engine: Engine, memory: int | None) -> Engine:
+def _within(engine: Engine, memory: int | float | str | None) -> Engine:
     """The engine with batches that keep within the memory given.
 
     Raises:
@@ -231,6 +232,7 @@ def _within(engine: Engine, memory: int | None) -> Engine:
     """
     if memory is None or not isinstance(engine, NetworkEngine):
         return engine
+    memory = int(memory)
     if engine.example_bytes > memory:
         raise BudgetError(
             f"memory={memory:,} bytes: one example holds {engine.example_bytes:,} bytes in the tracked layers. Expected at least that; raise memory=, or track fewer layers with parameters=."

@@ -18,18 +18,18 @@ import torch
 
 from upweight._typing import Tensor
 from upweight.curvature import mean_eigenvalue, shift_gauge
-from upweight.curvature.gauge import typical_product
-from upweight.curvature.gauss_newton import Differentiated, GaussNewton, curvature_products, root_rows
+from upweight.curvature.linear_hessian import LinearHessian, kronecker_preconditioner, linear_hessian
 from upweight.curvature.most_curved import most_curved
-from upweight.curvature.products import LinearHessian, kronecker_preconditioner, linear_hessian
+from upweight.curvature.products import Differentiated, GaussNewton, curvature_products, root_rows
 from upweight.errors import ConfigError
 from upweight.fitted.blocked import Blocked
 from upweight.fitted.exact import Exact
-from upweight.fitted.settings import Solver
+from upweight.fitted.solvers import Solver
 from upweight.linop import Diagonal
 from upweight.objective.data import Chosen
 from upweight.router import keeps_directions, route_inverse
 from upweight.solve import BlockCG, Inverse, Neumann, Verdict, inverse, lanczos, nystrom, woodbury
+from upweight.solve.verdict import in_units
 
 
 def of_linear_model(exact: Exact, count: int) -> BlockCG | None:
@@ -61,11 +61,11 @@ def of_linear_model(exact: Exact, count: int) -> BlockCG | None:
 def _linear_cg(exact: Exact, hessian: LinearHessian) -> BlockCG:
     fast, objective = hessian.single(), exact.engine.objective
     gauge = None if exact.damping else shift_gauge(objective, hessian)
-    mean = typical_product(hessian, objective.theta.double()) if exact.damping else 1.0
+    mean = hessian.mean_eigenvalue - exact.damping if exact.damping else 1.0
     verdict = Verdict(
         "block conjugate gradients",
         damping=exact.damping,
-        damping_share=exact.damping / mean,
+        damping_share=in_units(exact.damping, mean),
         gauge=0 if gauge is None else len(gauge),
     )
     return BlockCG(fast, hessian, kronecker_preconditioner(fast), gauge, verdict=verdict)
@@ -226,7 +226,7 @@ def _woodbury(network: Network) -> Inverse:
 EXPECTED_ROWS = 100
 """Queries usually asked together; only whether directions are kept rests on it."""
 
-SOLVERS: dict[str, Callable[[Network], Inverse]] = {
+BUILT: dict[str, Callable[[Network], Inverse]] = {
     "block_cg": _block_cg,
     "lissa": _lissa,
     "astra": _astra,
@@ -242,4 +242,4 @@ def of_network(blocked: Blocked, curved: str) -> Inverse:
     Raises:
         ConfigError: a solver that cannot take this curvature.
     """
-    return SOLVERS[blocked.settings.solver_name](Network(blocked, curved))
+    return BUILT[blocked.settings.solver_name](Network(blocked, curved))

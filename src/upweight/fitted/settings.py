@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from upweight.curvature import Relative, block_diagonal, diagonal, ekfac, identity, kfac
 from upweight.curvature.fisher import FISHERS
 from upweight.errors import ConfigError
+from upweight.fitted.solvers import ITERATIVE, Solver
 from upweight.gradients import Engine
 from upweight.linop import BlockDiagonal
 from upweight.solve import Filter
@@ -18,86 +19,35 @@ PROTOCOLS = ("as_refit", "fixed_mean", "fixed_total")
 EXACT = ("hessian", "ggn")
 STRUCTURED: dict[str, Callable[[Engine, str, int, float], BlockDiagonal]] = {
     "ekfac": ekfac,
-    "kfac": lambda engine, fisher, seed, share: kfac(engine, fisher, seed=seed, factor_share=share),
+    "kfac": lambda engine, fisher, seed, share: kfac(engine, fisher, "expand", seed, share),
+    "kfac_reduce": lambda engine, fisher, seed, share: kfac(engine, fisher, "reduce", seed, share),
     "diagonal": diagonal,
     "block_diagonal": block_diagonal,
     "identity": lambda engine, fisher, seed, share: identity(engine),
 }
 CURVATURES = ("auto", *EXACT, *STRUCTURED)
-ITERATIVE = ("block_cg", "lissa", "astra", "lanczos", "nystrom", "woodbury")
-WRITABLE = ("woodbury", "lanczos", "nystrom")
-"""Solvers whose inverse is a matrix at hand: points' own questions are asked of it as well."""
-
-SOLVERS = ("auto", "cholesky", *ITERATIVE)
-PRODUCTS = ("auto", "written", "separable")
+PRODUCTS = ("auto", "written", "separable", "low_rank", "ghost")
 
 
-PRECONDITIONERS = ("curved", "ekfac", "none")
-OPTIONS = {
-    "block_cg": ("steps", "tolerance", "precondition"),
-    "lissa": ("scale", "steps", "repeats", "minibatch", "tolerance"),
-    "astra": ("scale", "steps", "repeats", "minibatch", "tolerance"),
-    "lanczos": ("rank", "steps"),
-    "nystrom": ("rank",),
-}
-"""What each solver can be told; the rest have nothing to tell."""
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+"""Bytes in a unit."""
 
 
-@dataclass(frozen=True)
-class Solver:
-    """A solver with options of its own, for ``Study(solver=...)``; a bare name takes all defaults.
-
-    Args:
-        name: 'block_cg', 'lissa', 'astra', 'lanczos', 'nystrom', 'woodbury' or 'cholesky'.
-        steps: products at most (block_cg), of every series (lissa, astra), or of the Krylov space (lanczos).
-        tolerance: relative residual that counts as converged.
-        rank: eigenvalues kept.
-        scale: σ of a Neumann series; measured on minibatches by default.
-        repeats, minibatch: independent series, and examples of each of their steps.
-        precondition: 'curved' (the examples that bend most, exactly), 'ekfac' or 'none'; by default 'curved' where
-            examples have few outputs.
+def read_bytes(memory: int | float | str | None) -> int | None:
+    """A number of bytes, or a number with a unit: 4e9, '4GB', '512 MiB'.
 
     Raises:
-        ConfigError: an unknown name, an option this solver has not, or one that is not above zero.
+        ConfigError: neither, or not above zero.
     """
-
-    name: str
-    steps: int | float | None = None
-    tolerance: float | None = None
-    rank: int | float | None = None
-    scale: float | int | None = None
-    repeats: int | float | None = None
-    minibatch: int | float | None = None
-    precondition: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.name not in SOLVERS:
-            raise ConfigError(f"solver={self.name!r} is unknown. Expected one of {', '.join(SOLVERS)}.")
-        allowed = OPTIONS.get(self.name, ())
-        for option in ("steps", "tolerance", "rank", "scale", "repeats", "minibatch", "precondition"):
-            value: Any = getattr(self, option)
-            if value is None:
-                continue
-            if option not in allowed:
-                raise ConfigError(
-                    f"Solver({self.name!r}) found {option}={value!r}, which it has no use for. Expected {' or '.join(allowed) or 'no option'}; leave it out."
-                )
-            whole = option in ("steps", "rank", "repeats", "minibatch")
-            kinds = int if whole else (str if option == "precondition" else int | float)
-            if not isinstance(value, kinds) or isinstance(value, bool):
-                raise ConfigError(
-                    f"Solver({self.name!r}) found {option}={value!r}. Expected {'a whole number' if whole else 'a number'} above zero."
-                )
-            if not isinstance(value, str) and not 0 < value < float("inf"):
-                raise ConfigError(f"Solver({self.name!r}) found {option}={value!r}. Expected a number above zero.")
-        if self.precondition not in (None, *PRECONDITIONERS):
-            raise ConfigError(
-                f"precondition={self.precondition!r} is unknown. Expected one of {', '.join(PRECONDITIONERS)}."
-            )
-
-    def given(self, *options: str) -> dict[str, Any]:
-        """Those of the options that were given."""
-        return {name: getattr(self, name) for name in options if getattr(self, name) is not None}
+    if memory is None:
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:e\+?\d+)?)\s*([KMGT]?i?B?)\s*", str(memory), re.IGNORECASE)
+    bytes_ = float(found[1]) * UNITS.get(found[2].upper(), 0) if found and not isinstance(memory, bool) else 0
+    if not bytes_ >= 1:
+        raise ConfigError(
+            f"memory={memory!r}. Expected a number of bytes above zero, such as 4e9 or '4GB', or None for half of the machine's."
+        )
+    return int(bytes_)
 
 
 @dataclass(frozen=True)
@@ -112,7 +62,7 @@ class Settings:
     curvature: str = "auto"
     solver: str | Solver = "auto"
     damping: float | str | Relative | Filter | None = "auto"
-    memory: int | None = None
+    memory: int | float | str | None = None
     fisher: str = "auto"
     seed: int = 0
     products: str = "auto"
@@ -135,10 +85,9 @@ class Settings:
         if self.damping is None:
             object.__setattr__(self, "damping", 0.0)  # none asked for is none added
         self._check_damping()
-        if self.memory is not None and not self.memory > 0:
-            raise ConfigError(
-                f"memory={self.memory!r}. Expected a number of bytes above zero, or None for half of the machine's."
-            )
+        object.__setattr__(self, "memory", read_bytes(self.memory))
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ConfigError(f"seed={self.seed!r}. Expected a whole number.")
         if not 0 < self.factor_share <= 1:
             raise ConfigError(
                 f"factor_share={self.factor_share!r}. Expected a number above 0 and at most 1, the share of the training set that factors are estimated from."
@@ -177,4 +126,8 @@ class Settings:
     @property
     def budget(self) -> int:
         """Bytes the exact path may take: as given, else half of the machine's memory."""
-        return self.memory if self.memory is not None else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        return (
+            int(self.memory)
+            if self.memory is not None
+            else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        )

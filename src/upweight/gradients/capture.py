@@ -20,15 +20,17 @@ from upweight.errors import ModelError
 from upweight.gradients.guard import as_found
 from upweight.gradients.layers import Direct, Factored, Indexed, Rule
 from upweight.gradients.vmap import VmapEngine, refused_in_words
+from upweight.kernels import fast_float32
 from upweight.space import FlatLayout, LinearLayout
-from upweight.tiles import Block, PlacedBlock
-from upweight.tiles.blocks import IndexedBlock
+from upweight.tiles import PlacedBlock
+from upweight.tiles.blocks import IndexedBlock, LayerBlock
 from upweight.tiles.layer_jacobians import (
     FactoredJacobian,
     IndexedJacobian,
     LayerJacobian,
     PlacedJacobian,
     factored_block,
+    stacked,
 )
 
 
@@ -78,6 +80,7 @@ class Captured:
     count: int
     kept: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
+    @fast_float32()
     def pull(self, slopes: Float[Tensor, "b o"], again: bool = False) -> list[list[Tensor]]:
         """Gradients of Σ slopes·outputs with respect to the output of every call of every site."""
         edges = [call.edge for _, calls in self.calls for call in calls]
@@ -142,13 +145,14 @@ class Captured:
                     total[name] = total[name] + value.flatten(1) if name in total else value.flatten(1)
         return total
 
-    def blocks(self, gradients: list[list[Tensor]]) -> list[Block]:
+    def blocks(self, gradients: list[list[Tensor]]) -> list[LayerBlock]:
         """The gradient rows of every site, from what ``pull`` returned."""
         return [block for place, mine in enumerate(gradients) for block in self.blocks_of(place, mine)]
 
-    def blocks_of(self, place: int, gradients: list[Tensor]) -> list[Block]:
+    def blocks_of(self, place: int, gradients: list[Tensor]) -> list[LayerBlock]:
         """The gradient rows of one site."""
-        site, found = self.calls[place][0], []
+        site = self.calls[place][0]
+        found: list[LayerBlock] = []
         if isinstance(site.rule, Factored) and "weight" in site.layouts:
             layout = site.layouts["weight"]
             assert isinstance(layout, LinearLayout)
@@ -166,7 +170,7 @@ class Captured:
         for place, (site, _) in enumerate(self.calls):
             mine = [of_output[place] for of_output in gradients]
             if isinstance(site.rule, Factored | Indexed) and "weight" in site.layouts:
-                slopes = torch.stack([self.slopes(place, one) for one in mine], 1)  # (b, k, s, o)
+                slopes = stacked([self.slopes(place, one) for one in mine])  # (b, k, s, o)
                 layout = site.layouts["weight"]
                 if isinstance(layout, LinearLayout):
                     found.append(FactoredJacobian(self.inputs(place), slopes, layout))
@@ -174,7 +178,7 @@ class Captured:
                     found.append(IndexedJacobian(self.index(place), slopes, layout))
             placed = [self._placed(place, one) for one in mine]
             for name in placed[0]:
-                found.append(PlacedJacobian(torch.stack([one[name] for one in placed], 1), _flat(site, name)))
+                found.append(PlacedJacobian(stacked([one[name] for one in placed]), _flat(site, name)))
         return found
 
     def _placed(self, place: int, gradients: list[Tensor]) -> dict[str, Tensor]:
@@ -205,7 +209,8 @@ def capture(
     own = general.objective.theta.dtype
     like = theta.new_zeros((), dtype=torch.promote_types(own, torch.float32))
     lower = torch.autocast(theta.device.type, precision or torch.bfloat16, enabled=precision is not None)
-    with refused_in_words(batch), _watched(sites, calls, like), as_found(model), torch.enable_grad(), lower:
+    watched, guarded = _watched(sites, calls, like), as_found(model)
+    with refused_in_words(batch), watched, guarded, torch.enable_grad(), lower, fast_float32():
         outputs, targets = general.run(theta.to(own).detach(), batch)
         outputs = outputs.to(like.dtype)
     return Captured(outputs, targets, [(site, calls[site.name]) for site in sites if calls[site.name]], len(outputs))

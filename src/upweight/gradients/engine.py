@@ -82,5 +82,5 @@ class Engine(ABC):
         """Σ wᵢ ∇ℓᵢ(θ) over the training set or other examples, without the penalty."""
         total = weights.new_zeros(self.objective.space.size)
         for where, batch in self.batches(examples):
-            total = total + self.gradients(batch, theta).sum(weights[where])
+            self.gradients(batch, theta).add_sum(weights[where], total)
         return total

@@ -23,7 +23,8 @@ from upweight.objective import Examples, Objective
 from upweight.router import TILE_BYTES
 from upweight.space import FlatLayout, LinearLayout, ParameterSpace
 from upweight.tiles import Block, BlockSum, Jacobian, PlacedBlock
-from upweight.tiles.layer_jacobians import JacobianSum, LayerJacobian, PlacedJacobian, untied
+from upweight.tiles.blocks import added_rows
+from upweight.tiles.layer_jacobians import JacobianSum, LayerJacobian, PlacedJacobian, sum_of, untied
 
 SHUFFLED = 7
 """Examples from all over the training set, out of order: a model that sorts its batch is found out, but for one chance in 5,040."""
@@ -56,7 +57,7 @@ class NetworkEngine(Engine):
     rest: tuple[str, ...]
     tied: bool
     held: int
-    budget: int = 4 * TILE_BYTES
+    budget: int = 6 * TILE_BYTES
 
     @property
     def objective(self) -> Objective:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -263,7 +264,8 @@ def _layouts(
     shape = module.weight.shape  # pyright: ignore
     outputs = shape[1:].numel() if rule.transposed else shape[0]  # pyright: ignore
     bias = own.get("bias") if rule.bias else None
-    linear = LinearLayout(int(outputs), space.size, own.get("weight"), bias, rule.transposed)
+    window = rule.window(module) if "weight" in own else 1
+    linear = LinearLayout(int(outputs), space.size, own.get("weight"), bias, rule.transposed, window)
     alone = {} if rule.bias else {key: layout for key, layout in flat.items() if key != "weight"}
     return {"weight": linear, **alone}
 
@@ -298,10 +300,11 @@ def _agreeing(
     for trial in trials:
         rows, failed = _rows_by_rules(general, watched, trial)
         broken |= failed
-        rounding = NOISE * torch.finfo(rows.dtype).eps * float(trial.truth.abs().max())
+        dtype = trial.truth.dtype
+        rounding = NOISE * torch.finfo(dtype).eps * float(trial.truth.abs().max())
         for where in places:
             scale = float(trial.truth[:, where].abs().max())
-            limit = max(AGREEMENT[rows.dtype] * scale, rounding)
+            limit = max(AGREEMENT[dtype] * scale, rounding)
             if float((rows[:, where] - trial.truth[:, where]).abs().max()) > limit:
                 wrong.add(where.start)
             if scale > 0:
@@ -311,22 +314,21 @@ def _agreeing(
 
 def _rows_by_rules(general: VmapEngine, watched: tuple[Site, ...], trial: Trial) -> tuple[Tensor, set[str]]:
     """The rows the rules give, and the sites whose rule fails: all from one pass, or one by one where that fails."""
-    rows, broken = torch.zeros_like(trial.truth), set()
+    found, broken = [], set()
     try:
         captured = capture(general, watched, trial.batch)
         gradients = captured.pull(trial.slopes)
     except FAILURES:
         if len(watched) == 1:
-            return rows, {watched[0].name}
-        found = [_rows_by_rules(general, (site,), trial) for site in watched]
-        return torch.stack([part for part, _ in found]).sum(0), set().union(*(names for _, names in found))
+            return torch.zeros_like(trial.truth), {watched[0].name}
+        alone = [_rows_by_rules(general, (site,), trial) for site in watched]
+        return sum_of([rows for rows, _ in alone]), set().union(*(names for _, names in alone))
     for place, (site, _) in enumerate(captured.calls):
         try:
-            for block in captured.blocks_of(place, gradients[place]):
-                rows += block.dense()
+            found += [(block.layout, block.own_rows()) for block in captured.blocks_of(place, gradients[place])]
         except FAILURES:
             broken.add(site.name)
-    return rows, broken
+    return added_rows(found) if found else torch.zeros_like(trial.truth), broken
 
 
 FAILURES = (RuntimeError, ValueError, TypeError, IndexError, ModelError)

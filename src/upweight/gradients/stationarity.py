@@ -11,6 +11,7 @@ import torch
 from upweight._typing import Float, Tensor
 from upweight.errors import NonFiniteGradient, NotStationaryWarning
 from upweight.gradients.engine import Engine
+from upweight.kernels import fast_float32
 from upweight.objective import Examples
 from upweight.objective.data import Chosen
 
@@ -84,6 +85,7 @@ def estimate_stationarity(engine: Engine, examples: int) -> Stationarity:
     return _in_units(engine, *_sums(engine, Chosen(objective.examples, places), weights), places)
 
 
+@fast_float32()
 def _sums(engine: Engine, examples: Examples, amounts: Float[Tensor, "n"]) -> tuple[Float[Tensor, "p"], float]:
     """Σ wᵢ∇ℓᵢ and Σ wᵢ‖∇ℓᵢ‖², every loss and gradient checked."""
     objective = engine.objective
@@ -95,7 +97,7 @@ def _sums(engine: Engine, examples: Examples, amounts: Float[Tensor, "n"]) -> tu
         norms = block.squared_norms().to(weights.dtype)
         _check(objective.loss.values(outputs, targets), norms, names)
         squares += float(weights @ norms)
-        total = total + block.sum(weights)
+        block.add_sum(weights, total)
     return total, squares
 
 

@@ -26,8 +26,9 @@ class Kronecker(LinearOperator):
         return True
 
     def after(self, rows: Tensor) -> Tensor:
-        matrices = rows.view(len(rows), len(self.left), len(self.right)).to(self.left.dtype)
-        return (self.left @ (matrices @ self.right)).flatten(1)
+        o, i = len(self.left), len(self.right)
+        moved = self.left @ _outputs_first(rows.to(self.left.dtype), o, i).flatten(1)  # (o, k·i)
+        return _rows_first((moved.view(-1, i) @ self.right).view(o, -1, i))
 
     def transpose(self) -> LinearOperator:
         return self
@@ -53,9 +54,11 @@ class KroneckerEigen(LinearOperator):
         return True
 
     def after(self, rows: Tensor) -> Tensor:
-        matrices = rows.view(len(rows), *self.values.shape).to(self.values.dtype)
-        turned = (self.left.T @ (matrices @ self.right)) * self.values
-        return (self.left @ (turned @ self.right.T)).flatten(1)
+        o, i = self.values.shape
+        moved = self.left.T @ _outputs_first(rows.to(self.values.dtype), o, i).flatten(1)  # (o, k·i)
+        turned = (moved.view(-1, i) @ self.right).view(o, -1, i) * self.values.unsqueeze(1)
+        back = (turned.view(-1, i) @ self.right.T).view(o, -1)
+        return _rows_first((self.left @ back).view(o, -1, i))
 
     def transpose(self) -> LinearOperator:
         return self
@@ -63,3 +66,13 @@ class KroneckerEigen(LinearOperator):
     def dense(self) -> Tensor:
         basis = torch.kron(self.left, self.right)
         return (basis * self.values.flatten()) @ basis.T
+
+
+def _outputs_first(rows: Float[Tensor, "k q"], o: int, i: int) -> Float[Tensor, "o k i"]:
+    """Matrices laid flat, side by side along k: each factor is then one large product, and no factor is copied k times."""
+    return rows.view(-1, o, i).transpose(0, 1).contiguous()
+
+
+def _rows_first(matrices: Float[Tensor, "o k i"]) -> Float[Tensor, "k q"]:
+    """The way back."""
+    return matrices.transpose(0, 1).flatten(1)

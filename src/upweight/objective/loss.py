@@ -19,7 +19,7 @@ class Loss(ABC):
     name: str
     unit: str
     kind: str
-    """What the targets are: 'class', 'binary', 'proportion', 'real', 'count', 'sign' or 'free'."""
+    """What the targets are: 'class', 'binary', 'proportion', 'real', 'count', 'sign', 'tokens' or 'free'."""
 
     @abstractmethod
     def values(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b"]:
@@ -77,6 +77,14 @@ class Loss(ABC):
     def thin_hessian(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> ThinHessian | None:
         """Λ as a diagonal less a rank-one part, None where it has no such form."""
         return None
+
+    def require_labels(self, targets: Tensor, names: Sequence[Any] | np.ndarray) -> None:
+        """Refuse queries that measure nothing: of most losses there are none.
+
+        Raises:
+            LabelError: an example without any label.
+        """
+        return
 
     def root(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b o r"]:
         """S with SSᵀ = Λ; what is negative in Λ is left out."""

@@ -130,6 +130,10 @@ def read_measure(
     """
     if callable(measure):
         return _callable_measure(measure, trailing, over_set)
+    if not isinstance(measure, str):
+        raise ConfigError(
+            f"measure={measure!r}. Expected one of {', '.join((*PER_EXAMPLE, *OVER_SET))} or a callable (outputs, targets) -> (b,), one at a time."
+        )
     if measure == "loss":
         return Measure("loss", loss.unit, lambda eta, y: loss.judged(eta, y).unsqueeze(1))
     if measure == "prediction":

@@ -26,9 +26,9 @@ class L2:
     on: str | Sequence[str] = "*"
 
     def __post_init__(self) -> None:
-        if not self.strength >= 0:
+        if not isinstance(self.strength, int | float) or not 0 <= self.strength < float("inf"):
             raise ConfigError(
-                f"L2 found a strength of {self.strength}. Expected a number of zero or more; for no penalty pass penalty=None."
+                f"L2 found a strength of {self.strength!r}. Expected a finite number of zero or more; for no penalty pass penalty=None."
             )
 
 

@@ -150,6 +150,9 @@ class Averaged(Loss):
         flat, answers = self.base.prepare(outputs.flatten(0, 1), targets.flatten(0, 1), repeated)
         return flat.reshape(len(outputs), -1), self._each(outputs, answers)
 
+    def require_labels(self, targets: Tensor, names: Sequence[Any] | np.ndarray) -> None:
+        self.base.require_labels(targets[:, 0], names)
+
     def _apart(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> tuple[Tensor, Tensor]:
         """Every draw as an example of its own."""
         return outputs.reshape(len(outputs) * self.draws, -1), targets.flatten(0, 1)

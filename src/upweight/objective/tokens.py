@@ -93,6 +93,13 @@ class TokenCrossEntropy(Loss):
             )
         return outputs.flatten(1), targets.long()
 
+    def require_labels(self, targets: Tensor, names: Sequence[Any] | np.ndarray) -> None:
+        empty = (targets == IGNORED).all(1)
+        if bool(empty.any()):
+            raise LabelError(
+                f"query {list(names)[int(empty.nonzero()[0])]} has no label at any of its {targets.shape[1]} positions ({int(empty.sum())} of {len(targets)} queries have none). Expected at least one label other than {IGNORED}; leave such queries out."
+            )
+
     def _probabilities(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, "b t v"]:
         """The model's distribution at every position; zero where there is no label."""
         p = torch.softmax(outputs.reshape(*targets.shape, self.classes), 2)

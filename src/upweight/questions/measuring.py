@@ -166,6 +166,8 @@ def measurement(fitted: Fitted, query: Any, measure: str | Callable[..., Tensor]
         raise ShapeError(
             f"the query has no targets, and measure={measure!r} needs them. Expected (X, y); without y only measure='prediction' and 'mean' have a meaning."
         )
+    if measure == "loss":
+        fitted.objective.loss.require_labels(targets, examples.ids)
     read = read_measure(measure, fitted.objective.loss, fitted.objective.trailing, aggregate == "set")
     if (
         aggregate is not None

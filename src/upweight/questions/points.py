@@ -18,6 +18,7 @@ from upweight.influence.changes import Changes
 from upweight.influence.effects import Effects
 from upweight.influence.newton import NewtonStep, stacked, undropped_step
 from upweight.influence.parameters import ParameterInfluence
+from upweight.kernels import fast_float32
 from upweight.linop import BlockDiagonal
 from upweight.objective import Examples
 from upweight.objective.data import Chosen
@@ -169,6 +170,7 @@ def _say_what_stands_in(fitted: Fitted) -> None:
         )
 
 
+@fast_float32()
 def _own(fitted: Fitted, amounts: Tensor, of: Callable[[Changes, Float[Tensor, "k o o"]], Tensor]) -> np.ndarray:
     """A number of each point from its own Jᵢ H⁻¹ Jᵢᵀ."""
     inverse = fitted.own_inverse(0.0)
@@ -190,6 +192,7 @@ def _finite(fitted: Fitted, values: Float[Tensor, "n"]) -> np.ndarray:
     return values.cpu().numpy()
 
 
+@fast_float32()
 def _own_of_blocks(fitted: Fitted, slopes: Callable[[Tensor, Tensor], Tensor]) -> np.ndarray:
     """vᵢᵀPvᵢ with vᵢ = Jᵢᵀ·slopes, layer by layer: one backward pass an example, and nothing of size p."""
     operator = fitted.blocked.inverse.operator

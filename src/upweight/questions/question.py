@@ -14,7 +14,7 @@ import torch
 from upweight._typing import Float, Tensor
 from upweight.errors import ApproximationWarning, ConfigError, NonFiniteGradient, plain
 from upweight.fitted import Fitted
-from upweight.fitted.settings import ITERATIVE
+from upweight.fitted.solvers import ITERATIVE
 from upweight.influence.effects import Effects
 from upweight.questions.answer import Answer, at_first_moves, at_newton_steps, by_layers, first_order
 from upweight.questions.dependence import require_dependence
@@ -204,8 +204,8 @@ class Question:
         if self.fitted.structured:
             passes = o.outputs if answer.order == "first" else 1
             return f"order={'newton' if answer.order == 'first' else 'first'!r} takes {passes} backward pass{'es' * (passes > 1)} an example"
-        if answer.order == "first" and self.fitted.iterates:
-            return "Taken to first order, since the curvature is only iterated"
+        if answer.order == "first" and self.fitted.settings.solver_name in ITERATIVE:
+            return f"Taken to first order, as solver={self.fitted.settings.solver_name!r} solves for queries; order='newton' takes every point's own curvature as well"
         if answer.order == "first":
             return f"Taken to first order, since the correction needs {dense_bytes(o.space.size) / 2**30:.2g} GiB and about {costs['newton']:.0e} FLOPs"
         return f"order='first' would cost about {costs['first']:.0e} FLOPs, this took about {costs['newton']:.0e}"

@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 
 from upweight._typing import Float, Tensor
-from upweight.curvature.gauss_newton import change_products, curvature_products
+from upweight.curvature.products import change_products, curvature_products
 from upweight.errors import ConfigError, NotConverged
 from upweight.fitted import Fitted
 from upweight.linop import BlockDiagonal, Damped, Dense, Diagonal, Kronecker, KroneckerEigen, LinearOperator, Sum

@@ -17,8 +17,9 @@ from upweight.questions.measuring import Measurement
 from upweight.solve import inverse
 from upweight.tiles import Block
 from upweight.tiles.blocks import FactoredBlock, LayerBlock
+from upweight.tiles.drafts import SAMPLED_EXAMPLES, SAMPLED_QUERIES, Places
 from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, sum_of, written_rows
-from upweight.tiles.pairs import SAMPLED_EXAMPLES, SAMPLED_QUERIES, Places, parts_of
+from upweight.tiles.pairs import parts_of
 
 
 def damping_words(fitted: Fitted, measured: Measurement | None, sample: Callable[[], Block]) -> str:

@@ -14,6 +14,7 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.errors import NotConverged
+from upweight.kernels import fast_float32
 from upweight.linop import LinearOperator
 from upweight.solve.direct import off_gauge
 from upweight.solve.iterated import Iterated
@@ -53,6 +54,7 @@ class BlockCG(Iterated):
     keep: bool = True
     verdict: Verdict = UNASKED
 
+    @fast_float32()
     def solve(self, rows: Float[Tensor, "k p"]) -> Solution:
         """V A⁻¹, with the steps taken and the largest relative residual of these rows.
 

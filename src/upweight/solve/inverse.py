@@ -6,7 +6,7 @@ Kronecker                 its eigenbasis first
 diagonal, identity        entrywise
 symmetric dense           Cholesky (positive definite or a named error)
 any other dense           LU
-known by products         block conjugate gradients (`upweight.solve.cg`)
+known by products         written out first; for solvers that only multiply see the other files of this room
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def inverse(operator: LinearOperator, gauge: Float[Tensor, "g p"] | None = None)
 
     Raises:
         IndefiniteCurvature: A is symmetric and not positive definite, or A is singular.
+        ConfigError: A is no operator.
 
     Example:
         >>> import torch, upweight as uw
@@ -47,10 +48,14 @@ def inverse(operator: LinearOperator, gauge: Float[Tensor, "g p"] | None = None)
         >>> (torch.tensor([[2.0, 9.0]], dtype=torch.float64) @ uw.inverse(A)).tolist()
         [[1.0, 2.0]]
     """
+    if not isinstance(operator, LinearOperator):
+        raise ConfigError(
+            f"inverse found a {type(operator).__name__}. Expected a linear operator; wrap a matrix as uw.linop.Dense(torch.as_tensor(matrix))."
+        )
     damping = operator.damping if isinstance(operator, Damped) else 0.0
     base = operator.base if isinstance(operator, Damped) else operator
     if isinstance(base, BlockDiagonal):
-        return _blockwise(base)
+        return _blockwise(base.damped(damping) if damping else base)
     if isinstance(base, Kronecker):
         base = eigen(base)
     if isinstance(base, KroneckerEigen):
@@ -98,9 +103,23 @@ class Inverted(Inverse):
 def eigen(product: Kronecker) -> KroneckerEigen:
     """A Kronecker product in the eigenbasis of its factors; factored in float64."""
     left, right = torch.linalg.eigh(product.left.double()), torch.linalg.eigh(product.right.double())
-    values = left.eigenvalues.clamp_min(0)[:, None] * right.eigenvalues.clamp_min(0)[None, :]
     dtype = product.left.dtype
+    values = _not_negative(left.eigenvalues, dtype)[:, None] * _not_negative(right.eigenvalues, dtype)[None, :]
     return KroneckerEigen(left.eigenvectors.to(dtype), right.eigenvectors.to(dtype), values.to(dtype))
+
+
+def _not_negative(values: Float[Tensor, "k"], dtype: torch.dtype) -> Float[Tensor, "k"]:
+    """Eigenvalues of a second moment, rounding below zero taken off."""
+    least, largest = float(values.min()), float(values.abs().max())
+    if least < -ROUNDING * torch.finfo(dtype).eps * largest * len(values):
+        raise IndefiniteCurvature(
+            f"a factor of a Kronecker product has an eigenvalue of {least:.3g} (its largest is {largest:.3g}). Expected second moments, whose eigenvalues are zero or more; invert the product as uw.linop.Dense(product.dense())."
+        )
+    return values.clamp_min(0)
+
+
+ROUNDING = 100.0
+"""Units of rounding, per row, that an eigenvalue of a sum of squares may lie below zero."""
 
 
 def _require_finite(matrix: Float[Tensor, "p p"]) -> None:
@@ -150,6 +169,6 @@ def _reciprocal(values: Tensor) -> Tensor:
     """1/Λ of values that must all be above zero."""
     if not bool((values > 0).all()):
         raise IndefiniteCurvature(
-            f"the diagonal curvature has an entry of {float(values.min()):.3g}. Expected every entry above zero; add damping."
+            f"the curvature has an eigenvalue of {float(values.min()):.3g}. Expected every one above zero; add damping."
         )
     return 1 / values

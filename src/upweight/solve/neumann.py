@@ -19,6 +19,7 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.errors import ConfigError, IndefiniteCurvature, NotConverged
+from upweight.kernels import fast_float32
 from upweight.linop import LinearOperator
 from upweight.solve.iterated import Iterated
 from upweight.solve.verdict import Solution, Verdict, relative_residual
@@ -90,6 +91,7 @@ class Neumann(Iterated):
                 "matrix; declare it, as in Dense(matrix, is_symmetric=True), or use inverse()."
             )
 
+    @fast_float32()
     def solve(self, rows: Float[Tensor, "k p"]) -> Solution:
         """V A⁻¹, with the true residual of these rows and whether it is within the tolerance.
 

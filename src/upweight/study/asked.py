@@ -179,7 +179,9 @@ class Asked:
         """
         return points.add(Question(self.fitted, query, **how), data)
 
-    def perturb(self, which: Index, query: Any, **how: Unpack[How]) -> InputGradient:
+    def perturb(
+        self, which: Index, query: Any, *, measure: MeasureLike = "loss", aggregate: str | None = None
+    ) -> InputGradient:
         """I_pert,loss: the gradient of each measurement with respect to training inputs.
 
             −∇φᵀH⁻¹ wᵢ∂∇ℓᵢ/∂xᵢ    [KL17 eq. 5]
@@ -191,7 +193,7 @@ class Asked:
         Raises:
             ConfigError: inputs that are not one floating-point tensor, or a measure without derivative.
         """
-        return perturb(Question(self.fitted, query, **how), which)
+        return perturb(Question(self.fitted, query, measure, "first", aggregate), which)
 
     def self_influence(self) -> np.ndarray:
         """wᵢ gᵢᵀH⁻¹gᵢ ≥ 0, (n,): its own loss's rise, to first order, were a point left out and the penalty kept."""

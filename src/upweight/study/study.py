@@ -49,7 +49,8 @@ class Study(Asked, Inferred):
         penalty: r(θ), e.g. ``uw.L2(1e-2)`` for (λ/2)‖θ‖², PyTorch's weight_decay.
         protocol: what a refit does to the penalty: 'fixed_mean' (λ a point), 'fixed_total', or 'as_refit' (the adapter's).
         ids: a name for every training point; its pandas index or position by default.
-        curvature: 'hessian' or 'ggn' (exact); 'ekfac', 'kfac', 'block_diagonal', 'diagonal' or 'identity'; 'auto' is
+        curvature: 'hessian' or 'ggn' (exact); 'ekfac', 'kfac', 'kfac_reduce' (positions averaged first), 'block_diagonal',
+            'diagonal' or 'identity'; 'auto' is
             the Hessian of linear models and of networks up to 4,096 parameters, else EK-FAC.
         solver: 'auto', 'cholesky', 'block_cg'; for networks also 'lissa', 'astra', 'lanczos', 'nystrom', 'woodbury';
             ``uw.Solver('lissa', steps=2000)`` for one with options.
@@ -57,12 +58,12 @@ class Study(Asked, Inferred):
             for structured curvature also a filter, ``uw.Ridge``, ``uw.Segment`` or ``uw.Mixture``: see ``tune``.
         fisher, seed: labels of structured curvature: 'exact', 'sampled', 'empirical', or 'auto'.
         factor_share: of the training set, evenly spaced, that structured curvature is estimated from.
-        products: how queries meet examples in an eigenbasis: 'written' (exact), 'separable' (low rank, error measured),
-            or 'auto', the cheaper.
+        products: how queries meet examples: 'written' or 'ghost' (exact), 'separable' or 'low_rank' (error measured), each
+            where a layer allows it, or 'auto', the cheapest.
         batch_size: examples read at a time.
         precision: 'bfloat16' runs a float32 network's passes for structured curvature under autocast; sums stay float32.
         strict: refuse tracked parameters that no layer rule covers: see ``coverage``.
-        memory, device: bytes the exact road may take (half of the machine's); where the model should be.
+        memory, device: bytes the exact road may take, or '4GB' (half of the machine's); where the model should be.
 
     Raises:
         InputError, ModelError, ConfigError, NumericalError: see ``upweight.errors``.
@@ -97,7 +98,7 @@ class Study(Asked, Inferred):
         products: str = "auto",
         seed: int = 0,
         batch_size: int | str = "auto",
-        memory: int | None = None,
+        memory: int | float | str | None = None,
         device: str | torch.device | None = None,
         strict: bool = False,
         precision: str | None = None,

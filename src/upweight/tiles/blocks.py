@@ -7,6 +7,7 @@ over the s positions that share the weight, kept as its factors.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,11 @@ class Block(ABC):
     def __len__(self) -> int:
         """b."""
 
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """p."""
+
     @abstractmethod
     def dense(self) -> Float[Tensor, "b p"]:
         """The rows, written out."""
@@ -33,8 +39,14 @@ class Block(ABC):
         """Inner products of every row of the tile with every given row."""
 
     @abstractmethod
+    def add_sum(self, weights: Float[Tensor, "b"], total: Float[Tensor, "p"]) -> None:
+        """Add the weighted sum of the rows, in place."""
+
     def sum(self, weights: Float[Tensor, "b"]) -> Float[Tensor, "p"]:
         """The weighted sum of the rows."""
+        total = weights.new_zeros(self.size)
+        self.add_sum(weights, total)
+        return total
 
     @abstractmethod
     def squared_norms(self) -> Float[Tensor, "b"]:
@@ -50,14 +62,18 @@ class DenseBlock(Block):
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def size(self) -> int:
+        return self.values.shape[1]
+
     def dense(self) -> Tensor:
         return self.values
 
     def against(self, rows: Tensor) -> Tensor:
         return self.values.to(rows.dtype) @ rows.T  # (b, m)
 
-    def sum(self, weights: Tensor) -> Tensor:
-        return weights @ self.values.to(weights.dtype)  # (p,)
+    def add_sum(self, weights: Tensor, total: Tensor) -> None:
+        total += weights @ self.values.to(weights.dtype)
 
     def squared_norms(self) -> Tensor:
         return torch.linalg.vecdot(self.values, self.values)  # (b,)
@@ -68,12 +84,33 @@ class LayerBlock(Block):
 
     layout: Layout
 
+    @property
+    def size(self) -> int:
+        return self.layout.size
+
     @abstractmethod
     def own(self, rows: Float[Tensor, "m q"]) -> Float[Tensor, "b m"]:
         """Inner products with rows given in the layer's own coordinates."""
 
+    @abstractmethod
+    def own_rows(self) -> Float[Tensor, "b q"]:
+        """The rows in the layer's own coordinates, written out."""
+
+    @abstractmethod
+    def own_sum(self, weights: Float[Tensor, "b"]) -> Float[Tensor, "q"]:
+        """Their weighted sum."""
+
     def against(self, rows: Tensor) -> Tensor:
         return self.own(self.layout.gather(rows))
+
+    def dense(self) -> Tensor:
+        own = self.own_rows()
+        rows = own.new_zeros(len(self), self.layout.size)
+        self.layout.scatter(own, rows)
+        return rows
+
+    def add_sum(self, weights: Tensor, total: Tensor) -> None:
+        self.layout.add_rows(self.own_sum(weights).unsqueeze(0), total.unsqueeze(0))
 
     def first(self, count: int) -> LayerBlock:
         """The first rows: every part is held with the examples along its leading axis."""
@@ -90,18 +127,14 @@ class PlacedBlock(LayerBlock):
     def __len__(self) -> int:
         return len(self.values)
 
-    def dense(self) -> Tensor:
-        rows = self.values.new_zeros(len(self), self.layout.size)
-        self.layout.scatter(self.values, rows)
-        return rows
-
     def own(self, rows: Tensor) -> Tensor:
         return self.values.to(rows.dtype) @ rows.T  # (b, m)
 
-    def sum(self, weights: Tensor) -> Tensor:
-        total = weights.new_zeros(1, self.layout.size)
-        self.layout.scatter((weights @ self.values.to(weights.dtype)).unsqueeze(0), total)
-        return total[0]
+    def own_rows(self) -> Tensor:
+        return self.values
+
+    def own_sum(self, weights: Tensor) -> Tensor:
+        return weights @ self.values.to(weights.dtype)
 
     def squared_norms(self) -> Tensor:
         return torch.linalg.vecdot(self.values, self.values)  # (b,)
@@ -118,8 +151,8 @@ class FactoredBlock(LayerBlock):
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def dense(self) -> Tensor:
-        return self.layout.rows(self.outputs.unsqueeze(2) * self.inputs.unsqueeze(1))  # (b, p)
+    def own_rows(self) -> Tensor:
+        return (self.outputs.unsqueeze(2) * self.inputs.unsqueeze(1)).flatten(1)
 
     def own(self, rows: Tensor) -> Tensor:
         o, i = self.layout.outputs, self.layout.inputs
@@ -128,9 +161,9 @@ class FactoredBlock(LayerBlock):
             return _contract(self.outputs.to(rows.dtype), weights.permute(1, 0, 2), self.inputs.to(rows.dtype))
         return _contract(self.inputs.to(rows.dtype), weights.permute(2, 0, 1), self.outputs.to(rows.dtype))
 
-    def sum(self, weights: Tensor) -> Tensor:
+    def own_sum(self, weights: Tensor) -> Tensor:
         scaled = self.outputs.to(weights.dtype) * weights.unsqueeze(1)
-        return self.layout.rows((scaled.T @ self.inputs.to(weights.dtype)).unsqueeze(0))[0]  # (p,)
+        return (scaled.T @ self.inputs.to(weights.dtype)).flatten()
 
     def squared_norms(self) -> Tensor:
         return self.layout.squared_norms(self.inputs, self.outputs)  # (b,)
@@ -151,8 +184,8 @@ class SharedBlock(LayerBlock):
         """The gradients of the augmented weight, written out."""
         return self.outputs.mT @ self.inputs
 
-    def dense(self) -> Tensor:
-        return self.layout.rows(self.matrices())
+    def own_rows(self) -> Tensor:
+        return self.matrices().flatten(1)
 
     def own(self, rows: Tensor) -> Tensor:
         m, s, o, i = len(rows), self.inputs.shape[1], self.layout.outputs, self.layout.inputs
@@ -162,10 +195,9 @@ class SharedBlock(LayerBlock):
         parts = zip(self.inputs.to(rows.dtype).split(size), self.outputs.to(rows.dtype).split(size), strict=True)
         return torch.cat([product(a, g, weights) for a, g in parts])  # (b, m)
 
-    def sum(self, weights: Tensor) -> Tensor:
-        scaled = self.outputs.to(weights.dtype) * weights[:, None, None]
-        total = scaled.flatten(0, 1).T @ self.inputs.flatten(0, 1).to(weights.dtype)
-        return self.layout.rows(total.unsqueeze(0))[0]  # (p,)
+    def own_sum(self, weights: Tensor) -> Tensor:
+        scaled = self.outputs * weights[:, None, None].to(self.outputs.dtype)  # products of a tile in its own precision
+        return (scaled.flatten(0, 1).T @ self.inputs.flatten(0, 1)).flatten().to(weights.dtype)
 
     def squared_norms(self) -> Tensor:
         s, i, o = self.inputs.shape[1], self.inputs.shape[2], self.outputs.shape[2]
@@ -191,21 +223,17 @@ class IndexedBlock(LayerBlock):
         table = outputs.new_zeros(b, self.layout.width // o, o)
         return table.scatter_add_(1, index.unsqueeze(2).expand(b, s, o), outputs)
 
-    def dense(self) -> Tensor:
-        rows = self.outputs.new_zeros(len(self), self.layout.size)
-        self.layout.scatter(self._tables(self.outputs, self.index).flatten(1), rows)
-        return rows
+    def own_rows(self) -> Tensor:
+        return self._tables(self.outputs, self.index).flatten(1)
 
     def own(self, rows: Tensor) -> Tensor:
         tables = rows.unflatten(1, (-1, self.outputs.shape[2]))  # (m, v, o)
         outputs = self.outputs.to(rows.dtype)
         return torch.stack([torch.einsum("bso,bso->b", outputs, table[self.index]) for table in tables], 1)
 
-    def sum(self, weights: Tensor) -> Tensor:
+    def own_sum(self, weights: Tensor) -> Tensor:
         scaled = (self.outputs.to(weights.dtype) * weights[:, None, None]).flatten(0, 1).unsqueeze(0)
-        total = weights.new_zeros(1, self.layout.size)
-        self.layout.scatter(self._tables(scaled, self.index.reshape(1, -1)).flatten(1), total)
-        return total[0]
+        return self._tables(scaled, self.index.reshape(1, -1)).flatten()
 
     def squared_norms(self) -> Tensor:
         same = (self.index.unsqueeze(1) == self.index.unsqueeze(2)).to(self.outputs.dtype)  # (b, s, s)
@@ -216,20 +244,25 @@ class IndexedBlock(LayerBlock):
 class BlockSum(Block):
     """Rows that are sums of parts: one part a layer, and parts that overlap where parameters are tied."""
 
-    parts: tuple[Block, ...]
+    parts: tuple[LayerBlock, ...]
     tied: bool = False
 
     def __len__(self) -> int:
         return len(self.parts[0])
 
+    @property
+    def size(self) -> int:
+        return self.parts[0].size
+
     def dense(self) -> Tensor:
-        return self._added(lambda part: part.dense())
+        return added_rows([(part.layout, part.own_rows()) for part in self.parts])
 
     def against(self, rows: Tensor) -> Tensor:
         return self._added(lambda part: part.against(rows))
 
-    def sum(self, weights: Tensor) -> Tensor:
-        return self._added(lambda part: part.sum(weights))
+    def add_sum(self, weights: Tensor, total: Tensor) -> None:
+        for part in self.parts:
+            part.add_sum(weights, total)
 
     def squared_norms(self) -> Tensor:
         if not self.tied:
@@ -237,11 +270,38 @@ class BlockSum(Block):
         rows = self.dense()
         return torch.linalg.vecdot(rows, rows)
 
-    def _added(self, of: Callable[[Block], Tensor]) -> Tensor:
+    def _added(self, of: Callable[[LayerBlock], Tensor]) -> Tensor:
         total = of(self.parts[0])
         for part in self.parts[1:]:
             total = total + of(part)
         return total
+
+
+def untied_blocks(block: BlockSum) -> tuple[LayerBlock, ...]:
+    """Parts on disjoint places of θ: those that share a parameter are added up and written out, as ``untied`` does for Jacobians."""
+    if not block.tied:
+        return block.parts
+    alone, together, wheres = shared_places([part.layout for part in block.parts])
+    rows = added_rows([(block.parts[k].layout, block.parts[k].own_rows()) for k in together])
+    flat = [PlacedBlock(rows[:, a:b], FlatLayout(rows.shape[1], slice(a, b))) for a, b in wheres]
+    return (*(block.parts[k] for k in alone), *flat)
+
+
+def shared_places(layouts: list[Layout]) -> tuple[list[int], list[int], list[tuple[int, int]]]:
+    """Which layouts have their parameters to themselves, which share some, and where all parameters of the latter lie."""
+    counts = Counter(at for layout in layouts for at in layout.places)
+    together = [k for k, layout in enumerate(layouts) if any(counts[at] > 1 for at in layout.places)]
+    alone = [k for k in range(len(layouts)) if k not in together]
+    return alone, together, sorted({at for k in together for at in layouts[k].places})
+
+
+def added_rows(parts: list[tuple[Layout, Tensor]]) -> Float[Tensor, "k p"]:
+    """Rows of θ from the coordinates of layers, which may overlap."""
+    first = parts[0][1]
+    total = first.new_zeros(len(first), parts[0][0].size)
+    for layout, own in parts:
+        layout.add_rows(own, total)
+    return total
 
 
 def _contract(first: Float[Tensor, "b x"], weights: Float[Tensor, "x m y"], last: Float[Tensor, "b y"]) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from upweight._typing import Float, Int, Tensor
 from upweight.linop import LinearOperator
 from upweight.space import Layout
-from upweight.tiles.blocks import Block
+from upweight.tiles.blocks import Block, LayerBlock
 
 
 class Jacobian(ABC):
@@ -65,7 +65,7 @@ class LayerJacobian(Jacobian):
     layout: Layout
 
     @abstractmethod
-    def vjp(self, outputs: Float[Tensor, "b o"]) -> Block:
+    def vjp(self, outputs: Float[Tensor, "b o"]) -> LayerBlock:
         """The rows Jᵢᵀuᵢ."""
 
     @abstractmethod

@@ -9,9 +9,18 @@ import torch
 
 from upweight._typing import Float, Int, Tensor
 from upweight.linop import BlockDiagonal, KroneckerEigen, LinearOperator
-from upweight.router import chunk
+from upweight.router import chunk, route_rotation
 from upweight.space import FlatLayout, Layout, LinearLayout
-from upweight.tiles.blocks import Block, BlockSum, FactoredBlock, IndexedBlock, PlacedBlock, SharedBlock
+from upweight.tiles.blocks import (
+    Block,
+    BlockSum,
+    FactoredBlock,
+    IndexedBlock,
+    LayerBlock,
+    PlacedBlock,
+    SharedBlock,
+    shared_places,
+)
 from upweight.tiles.jacobian import Jacobian, LayerJacobian, add_dense_gram, dense_sandwich
 
 
@@ -23,11 +32,16 @@ class FactoredJacobian(LayerJacobian):
     slopes: Float[Tensor, "b k s o"]
     layout: LinearLayout
 
-    def vjp(self, outputs: Tensor) -> Block:
+    def vjp(self, outputs: Tensor) -> LayerBlock:
         return factored_block(self.inputs, self.mixed(outputs), self.layout)
 
     def select(self, chosen: Tensor) -> Jacobian:
         return FactoredJacobian(self.inputs[chosen], self.slopes[chosen], self.layout)
+
+    def split(self, size: int) -> Iterator[FactoredJacobian]:
+        """At most this many examples at a time."""
+        for a, g in zip(self.inputs.split(size), self.slopes.split(size), strict=True):
+            yield FactoredJacobian(a, g, self.layout)
 
     def jvp(self, rows: Tensor) -> Tensor:
         """One product with all rows' matrices, then one an example with the slopes of all outputs."""
@@ -61,7 +75,7 @@ class PlacedJacobian(LayerJacobian):
     slopes: Float[Tensor, "b k q"]
     layout: Layout
 
-    def vjp(self, outputs: Tensor) -> Block:
+    def vjp(self, outputs: Tensor) -> LayerBlock:
         return PlacedBlock(self.mixed(outputs), self.layout)
 
     def select(self, chosen: Tensor) -> Jacobian:
@@ -84,7 +98,7 @@ class IndexedJacobian(LayerJacobian):
     slopes: Float[Tensor, "b k s o"]
     layout: FlatLayout
 
-    def vjp(self, outputs: Tensor) -> Block:
+    def vjp(self, outputs: Tensor) -> LayerBlock:
         return IndexedBlock(self.index, self.mixed(outputs), self.layout)
 
     def select(self, chosen: Tensor) -> Jacobian:
@@ -135,7 +149,7 @@ def written_rows(layer: LayerJacobian) -> Float[Tensor, "b k q"]:
     if isinstance(layer, PlacedJacobian):
         return layer.slopes
     if isinstance(layer, FactoredJacobian):
-        return torch.einsum("bkso,bsi->bkoi", layer.slopes, layer.inputs).flatten(2)
+        return stacked([g.mT @ layer.inputs for g in layer.slopes.unbind(1)]).flatten(2)
     return layer.layout.gather(layer.dense().flatten(0, 1)).view(len(layer), -1, layer.layout.width)
 
 
@@ -143,17 +157,15 @@ def untied(layers: tuple[LayerJacobian, ...], tied: bool) -> tuple[LayerJacobian
     """Layers on disjoint parts of θ: those that share a parameter are added up and written out."""
     if not tied:
         return layers
-    places = [set(layer.layout.places) for layer in layers]
-    shared = {at for k, mine in enumerate(places) for other in places[k + 1 :] for at in mine & other}
-    together = [layer for layer, mine in zip(layers, places, strict=True) if mine & shared]
-    alone = [layer for layer, mine in zip(layers, places, strict=True) if not mine & shared]
-    rows = sum_of([layer.dense() for layer in together])
-    wheres = sorted({at for mine in places if mine & shared for at in mine})
+    alone, together, wheres = shared_places([layer.layout for layer in layers])
+    if not together:
+        return layers
+    rows = sum_of([layers[k].dense() for k in together])
     flat = [PlacedJacobian(rows[:, :, a:b], FlatLayout(rows.shape[2], slice(a, b))) for a, b in wheres]
-    return (*alone, *flat)
+    return (*(layers[k] for k in alone), *flat)
 
 
-def factored_block(inputs: Float[Tensor, "b s i"], outputs: Float[Tensor, "b s o"], layout: LinearLayout) -> Block:
+def factored_block(inputs: Float[Tensor, "b s i"], outputs: Float[Tensor, "b s o"], layout: LinearLayout) -> LayerBlock:
     """The block of a linear map, by how often the map is used."""
     if inputs.shape[1] == 1:
         return FactoredBlock(inputs.squeeze(1), outputs.squeeze(1), layout)
@@ -167,12 +179,29 @@ def layer_sandwich(layer: LayerJacobian, block: LinearOperator) -> Float[Tensor,
         slopes = layer.slopes[:, :, 0] @ block.left  # (b, k, o)
         return (slopes * squares.unsqueeze(1)) @ slopes.mT
     size = chunk(2 * layer.slopes.shape[1] * layer.layout.width, layer.slopes.element_size())
+    if isinstance(layer, FactoredJacobian) and isinstance(block, KroneckerEigen):
+        rows = [turned_gradients(part, block).flatten(2) for part in layer.split(size)]
+        return torch.cat([(part * block.values.flatten().to(part.dtype)) @ part.mT for part in rows])
     found = []
     for start in range(0, len(layer), size):
         chosen = torch.arange(start, min(start + size, len(layer)), device=layer.slopes.device)
         rows = written_rows(layer.select(chosen))  # pyright: ignore
         found.append(block.after(rows.flatten(0, 1)).view(rows.shape).to(rows.dtype) @ rows.mT)
     return torch.cat(found)
+
+
+def turned_gradients(layer: FactoredJacobian, basis: KroneckerEigen) -> Float[Tensor, "b k o i"]:
+    """Q_Bᵀ G Q_A of every example and slope: inputs and slopes are turned, or the gradients, whichever is less work."""
+    a, (k, s, o), i = layer.inputs, layer.slopes.shape[1:], layer.inputs.shape[2]
+    if route_rotation(s, i, o, k) == "factors":
+        inputs = a @ basis.right
+        return stacked([(g @ basis.left).mT @ inputs for g in layer.slopes.unbind(1)])
+    return stacked([basis.left.T @ ((g.mT @ a) @ basis.right) for g in layer.slopes.unbind(1)])
+
+
+def stacked(parts: list[Tensor]) -> Float[Tensor, "b k ..."]:
+    """Parts side by side on a new second axis; a lone one is not copied."""
+    return parts[0].unsqueeze(1) if len(parts) == 1 else torch.stack(parts, 1)
 
 
 def own_gram(layer: LayerJacobian) -> Float[Tensor, "b b"]:
