@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import TransformedTargetRegressor
@@ -106,6 +107,12 @@ CURVED = {
     ),
     "SGDClassifier, log loss": (SGDClassifier(loss="log_loss", **DESCENT), TWO, linear, 0.05),
     "SGDClassifier of three": (SGDClassifier(loss="log_loss", **DESCENT), THREE, linear, 0.05),
+    "SGDClassifier, elastic net": (
+        SGDClassifier(loss="log_loss", penalty="elasticnet", l1_ratio=0.5, **(DESCENT | {"average": False})),
+        TWO,
+        linear,
+        0.05,
+    ),
     "SGDClassifier, modified Huber": (SGDClassifier(loss="modified_huber", **DESCENT), TWO, linear, 0.05),
     "SGDRegressor": (SGDRegressor(**DESCENT), REAL, linear, 0.05),
     "SGDRegressor, Huber": (SGDRegressor(loss="huber", epsilon=1.0, **DESCENT), REAL, linear, 0.05),
@@ -243,6 +250,21 @@ CHOSEN = {
         TWO,
     ),
 }
+
+
+def test_sparse_inputs_stay_sparse_and_equal_dense_ones():
+    thin = np.where(np.abs(X) > 0.7, X, 0)
+    for estimator, y in (
+        (Lasso(alpha=0.1, **TIGHT), REAL),
+        (HuberRegressor(alpha=0.1, tol=1e-10, max_iter=10000), REAL),
+        (SGDClassifier(loss="log_loss", **DESCENT), TWO),
+        (SGDClassifier(loss="log_loss", penalty="elasticnet", l1_ratio=0.5, **(DESCENT | {"average": False})), TWO),
+    ):
+        model = clone(estimator).fit(thin, y)
+        dense, held = (uw.from_sklearn(model, inputs, y) for inputs in (thin, sparse.csr_array(thin)))
+        assert type(held.objective.examples).__name__ == "SparseArrays"
+        found = held.drop((sparse.csr_array(XT), None), measure="prediction", which=WHICH).values
+        np.testing.assert_allclose(found, dense.drop((XT, None), measure="prediction", which=WHICH).values, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", CHOSEN)

@@ -368,8 +368,8 @@ MUTANTS = [
     Mutant(
         "desk: an l1 penalty without its slope",
         "adapters/sklearn/active.py",
-        "slope = alpha * ratio * theta.sign() * on if",
-        "slope = 0 * theta if",
+        "slope = alpha * ratio * theta.sign() * on",
+        "slope = 0 * theta",
     ),
     Mutant(
         "desk: the penalty of all points at every batch",

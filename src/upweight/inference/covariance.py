@@ -61,7 +61,7 @@ def covariance_matrix(fitted: Fitted, scale: Scale) -> Float[Tensor, "p p"]:
     """H⁻¹ M H⁻¹ on the user's scale, float64."""
     if scale.kind == "classical":
         return _classical(fitted, scale)
-    inverse = fitted.exact.inverse.dense()
+    inverse = fitted.exact.inverse.dense().cpu()
     return inverse @ _meat(fitted, scale) @ inverse.T
 
 
@@ -107,6 +107,7 @@ def _meat(fitted: Fitted, scale: Scale) -> Float[Tensor, "p p"]:
         rows = fitted.engine.gradients(batch).dense().double() * weights[where, None]
         if scale.kind == "ij":
             rows = rows + fitted.shares(weights[where])[:, None] * pull
+        rows = rows.cpu()
         if scale.kind == "cluster":
             sums.index_add_(0, torch.as_tensor(scale.clusters[where]), rows)
         else:
@@ -132,10 +133,10 @@ def _jackknifed(fitted: Fitted, scale: Scale) -> Float[Tensor, "p p"]:
     """Σ of the outer products of what single drops push with, a point's copies one by one."""
     p, counts = fitted.objective.space.size, scale.counts
     total, full = torch.zeros(p, p, dtype=torch.float64), torch.zeros(len(counts), dtype=torch.bool)
-    for where, changes in terms(fitted, fitted.objective.examples, -fitted.weights / counts):
+    for where, changes in terms(fitted, fitted.objective.examples, -fitted.weights / counts.to(fitted.weights)):
         correction = corrected(changes, fitted.exact.inverse)
-        full[where] = correction.refused
-        rows = changes.block(correction.push).dense().double()
+        full[where] = correction.refused.cpu()
+        rows = changes.block(correction.push).dense().double().cpu()
         total += (rows * counts[where, None]).T @ rows
     _say_full_leverage(fitted, full)
     return total

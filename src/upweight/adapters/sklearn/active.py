@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from scipy import sparse
 
-from upweight.adapters.sklearn.recipe import Given, Recipe, coefficients, output_names, refuse
+from upweight.adapters.sklearn.recipe import (
+    Given,
+    Recipe,
+    coefficients,
+    linear_map,
+    linear_names,
+    on_weights,
+    output_names,
+    refuse,
+)
 from upweight.objective import Loss, read_loss
 from upweight.objective.predictors import Predictors
 from upweight.space import ABSENT
@@ -26,8 +38,10 @@ def penalised_on_active(
     given: Given, loss: Loss, alpha: float, ratio: float, outcome: str, notes: tuple[str, ...]
 ) -> Recipe:
     """A linear map under alpha(ratio·‖·‖₁ + ½(1 − ratio)‖·‖²) beside the mean; zeros stay zero under an l1 part."""
+    if ratio * alpha == 0:
+        return _quadratic(given, loss, alpha, outcome, notes)
     weight, bias = coefficients(given.final)
-    active = weight != 0 if ratio > 0 and alpha > 0 else torch.ones_like(weight, dtype=torch.bool)
+    active = weight != 0
     chosen = weight[active]
     cells = torch.full((len(weight), weight.shape[1] + (bias is not None)), ABSENT)
     cells[:, : weight.shape[1]][active] = torch.arange(len(chosen))
@@ -36,7 +50,7 @@ def penalised_on_active(
     theta = chosen if bias is None else torch.cat([chosen, bias])
     on = torch.zeros_like(theta)
     on[: len(chosen)] = 1.0
-    slope = alpha * ratio * theta.sign() * on if ratio > 0 and alpha > 0 else None
+    slope = alpha * ratio * theta.sign() * on
     held = int((~active).sum())
     said = f"{held} of {weight.numel()} coefficients are zero and stay zero; others may enter on a refit"
     return Recipe(
@@ -53,10 +67,20 @@ def penalised_on_active(
     )
 
 
-def with_ones(inputs: object) -> np.ndarray:
-    """Inputs with a last column of ones, for the intercept."""
-    found = inputs.toarray() if hasattr(inputs, "toarray") else np.asarray(inputs, dtype=float)  # pyright: ignore
-    return np.column_stack([found, np.ones(len(found))])
+def _quadratic(given: Given, loss: Loss, alpha: float, outcome: str, notes: tuple[str, ...]) -> Recipe:
+    """The same without an l1 part: nothing is zero but by chance."""
+    model = linear_map(given.final)
+    unit = on_weights(model, 1.0)
+    return Recipe(
+        model, loss, alpha * unit, unit, "fixed_mean", outcome, labels=linear_names(given, model), notes=notes
+    )
+
+
+def with_ones(inputs: Any) -> Any:
+    """Inputs with a last column of ones, for the intercept; what is sparse stays sparse."""
+    if sparse.issparse(inputs):
+        return sparse.hstack([inputs, np.ones((inputs.shape[0], 1))], format="csr")
+    return np.column_stack([np.asarray(inputs, dtype=float), np.ones(len(inputs))])
 
 
 def _names(given: Given, active: torch.Tensor, intercept: bool) -> tuple[str, ...]:
