@@ -227,6 +227,30 @@ def test_the_penalty_of_what_remains_follows_the_protocol():
     np.testing.assert_allclose(twice.objective.theta, refitted.params, rtol=1e-9)
 
 
+def test_a_float32_model_is_searched_like_its_float64_twin():
+    data = regression(n=60)
+    theta = np.linalg.lstsq(data.X, data.y, rcond=None)[0]
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        line = torch.nn.Linear(4, 1, bias=False, dtype=dtype).eval()
+        line.weight.data = torch.as_tensor(theta[None]).to(dtype)
+        single = (torch.as_tensor(data.X).to(dtype), torch.as_tensor(data.y[:, None]).to(dtype))
+        study = uw.Study(line, single, loss="squared_error")
+        found += [study.worst_case("significance", of="weight[0,1]", most=40, kind=k) for k in ("classical", "hc3")]
+    for single, double in zip(found[:2], found[2:], strict=True):
+        assert single.ids.tolist() == double.ids.tolist()
+        assert float(single.after) == pytest.approx(float(double.after), rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::upweight.errors.NotStationaryWarning")
+def test_a_model_too_large_to_refit_is_refused():
+    data = regression(n=30)
+    line = torch.nn.Linear(4, 1, dtype=torch.float64).eval()
+    study = uw.Study(line, (data.X, data.y[:, None]), loss="squared_error", memory=100, penalty=uw.L2(1.0))
+    with pytest.raises(uw.errors.BudgetError, match="refits by Newton's method"):
+        study.worst_case("sign", of="weight[0,1]")
+
+
 def test_a_network_s_prediction_can_be_a_claim():
     _, problem, net = fitted_mlp()
     found = net.worst_case("margin", query=(problem.Xt[:1], problem.yt[:1]), most=3)

@@ -85,10 +85,11 @@ class Variance:
         """Inputs and targets of the training set, all at once."""
         found = [self._engine.features(batch) for _, batch in self._engine.batches()]
         inputs, targets = torch.cat([f.inputs for f in found]), torch.cat([f.targets for f in found])
+        targets = targets.double() if targets.is_floating_point() else targets
         return LinearJacobian(inputs.double(), self._engine.layout), targets
 
     def _outputs(self, theta: Tensor) -> Float[Tensor, "n o"]:
-        return torch.cat([self._engine.outputs(batch, theta)[0] for _, batch in self._engine.batches()])
+        return torch.cat([self._engine.outputs(batch, theta)[0] for _, batch in self._engine.batches()]).double()
 
     def _scores(
         self, theta: Tensor, solved: Float[Tensor, "p"], own: Float[Tensor, "n o o"] | None = None

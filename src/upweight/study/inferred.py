@@ -109,6 +109,7 @@ class Inferred:
 
         Raises:
             ConfigError: no such parameter, no one number, or a kind without meaning for this loss.
+            BudgetError: the Hessian that refits need does not fit.
 
         Error and cost:
             Both sets are upper bounds: a smaller one may exist. Each greedy step is a refit from the last one, n·p².

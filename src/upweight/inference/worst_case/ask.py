@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from upweight.errors import ConfigError, listing
+from upweight.errors import BudgetError, ConfigError, listing
 from upweight.fitted import Fitted
 from upweight.inference.scale import Scale, scale_of
 from upweight.inference.worst_case.claims import Claim, IntervalEnd, Measured, Sign, estimate_of
@@ -47,6 +47,10 @@ class Asked:
 def worst_case(fitted: Fitted, asked: Asked) -> WorstCase:
     """Search both ways, and say what was found."""
     fitted.stationarity.warn()
+    if not fitted.exact.fits:
+        raise BudgetError(
+            f"worst_case refits by Newton's method, and the Hessian of {fitted.objective.space.size:,} parameters does not fit the memory. Expected fewer; track some of them, or take drop_group() and your own retraining."
+        )
     most = _most(asked.most, fitted.objective.count)
     claim, errors = _claim(fitted, asked)
     start = claim.value(fitted)

@@ -102,7 +102,8 @@ def greedy(search: Search, progress: bool | None) -> Removal:
     falls = search.passed(path[-1])
     said = "refitted without them, the claim falls" if falls else said
     after = search.claim.estimate(current) if len(chosen) else None
-    return Removal("greedy", "newton", search.named(chosen), tuple(path), after, falls, said)
+    order = "first" if search.fitted.structured else "newton"
+    return Removal("greedy", order, search.named(chosen), tuple(path), after, falls, said)
 
 
 def _next(search: Search, current: Fitted, chosen: np.ndarray) -> tuple[Fitted, np.ndarray, float] | None:
