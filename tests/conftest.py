@@ -10,6 +10,7 @@ ROOMS = [
     "evaluate",
     "fitted",
     "gradients",
+    "inference",
     "influence",
     "linop",
     "objective",

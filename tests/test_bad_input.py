@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import Lasso, LinearRegression, LogisticRegression, Ridge
+from sklearn.linear_model import LassoLars, LinearRegression, LogisticRegression, Ridge
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -255,8 +255,8 @@ def test_unfitted_and_unsupported_estimators_are_refused():
     data = regression()
     with refused(errors.ModelError, "not fitted", "fit(X, y)"):
         uw.from_sklearn(Ridge(), data.X, data.y)
-    with refused(errors.ModelError, "Lasso", "LinearRegression, Ridge, LogisticRegression"):
-        uw.from_sklearn(Lasso().fit(data.X, data.y), data.X, data.y)
+    with refused(errors.ModelError, "LassoLars", "the nearest that is: Lasso", "LinearRegression, Ridge"):
+        uw.from_sklearn(LassoLars().fit(data.X, data.y), data.X, data.y)
     with refused(errors.ModelError, "positive=True"):
         uw.from_sklearn(LinearRegression(positive=True).fit(data.X, data.y), data.X, data.y)
     labelled = classification()

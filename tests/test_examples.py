@@ -40,3 +40,17 @@ def test_the_readme_s_code_prints_what_it_says():
     printed = run(first + second)
     for words in ("Effects (20 × 469)", "rank", "loss_rank", "Calibration on 20 real refits", "stationarity"):
         assert words in printed
+
+
+def test_the_treatment_effect_example_names_the_men_it_hangs_on():
+    printed = run((ROOT / "examples" / "treatment_effect.py").read_text("utf-8"))
+    assert "Leaving out 3 points (0.67%) would take its significance away" in printed
+    assert "Leaving out 15 points (3.37%) would change its sign" in printed
+    assert re.search(r"refitted without those 15 men: \$-\d+ a year", printed)
+
+
+def test_the_page_on_statistics_runs_as_written():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "statistics.md").read_text("utf-8"), re.S)
+    printed = run("\n".join(blocks))
+    for words in ("would change its sign", "CrossValidation of 469 points", "standard error", "the auc", "l2"):
+        assert words in printed

@@ -17,7 +17,7 @@ FLOORS = {
     4: ["tiles", "solve", "objective"],
     5: ["gradients", "influence", "adapters"],
     6: ["curvature"],
-    7: ["fitted", "questions", "evaluate", "displays", "review", "report", "methods"],
+    7: ["fitted", "questions", "evaluate", "inference", "displays", "review", "report", "methods"],
     8: ["study"],
     9: ["frameworks", "index", "runs"],
     10: ["demo", "cli", "cli_index", "__init__", "__main__"],

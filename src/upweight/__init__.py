@@ -4,7 +4,7 @@ from upweight import curvature, errors, linop, methods, show
 from upweight.curvature import Relative
 from upweight.displays import CalibrationDisplay, EffectsDisplay, SuspectsDisplay
 from upweight.fitted import Solver
-from upweight.frameworks import from_sklearn
+from upweight.frameworks import from_sklearn, from_statsmodels
 from upweight.gradients import rows
 from upweight.index import Index
 from upweight.influence.effects import Effects, load
@@ -36,6 +36,7 @@ __all__ = [
     "effect",
     "errors",
     "from_sklearn",
+    "from_statsmodels",
     "inverse",
     "linop",
     "load",

@@ -3,25 +3,31 @@
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import torch
 
-from upweight._typing import Float, Tensor
+from upweight._typing import Bool, Float, Int, Tensor
 from upweight.errors import ConfigError, ModelError, listing
 
 
 @dataclass(frozen=True)
 class ParameterSpace:
-    """Names and shapes of the tracked parameters, in the order in which θ concatenates them."""
+    """Names and shapes of the tracked parameters, in the order in which θ concatenates them.
+
+    Attributes:
+        labels: what the user calls every coordinate, where there is more to say than a tensor's name and place.
+    """
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
+    labels: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, parameters: Mapping[str, Tensor]) -> "ParameterSpace":
+    def of(cls, parameters: Mapping[str, Tensor], labels: Sequence[str] = ()) -> "ParameterSpace":
         """Read names and shapes off named tensors, keeping their order."""
-        return cls(tuple(parameters), tuple(tuple(t.shape) for t in parameters.values()))
+        return cls(tuple(parameters), tuple(tuple(t.shape) for t in parameters.values()), tuple(labels))
 
     @property
     def size(self) -> int:
@@ -58,7 +64,9 @@ class ParameterSpace:
         return {where.start: name.rpartition(".")[0] or "(model)" for name, where in self.slices().items()}
 
     def coordinates(self) -> list[str]:
-        """A name for every coordinate of θ: ``weight[0,3]``, or the bare name of a scalar."""
+        """A name for every coordinate of θ: the user's own, else ``weight[0,3]``, or the bare name of a scalar."""
+        if self.labels:
+            return list(self.labels)
         return [label for name, shape in zip(self.names, self.shapes, strict=True) for label in _cells(name, shape)]
 
 
@@ -113,6 +121,10 @@ class LinearLayout:
         """i, the constant included where there is a bias."""
         columns = 0 if self.weight is None else (self.weight.stop - self.weight.start) // self.outputs
         return columns + (self.bias is not None)
+
+    def squared_norms(self, inputs: Float[Tensor, "b i"], outputs: Float[Tensor, "b o"]) -> Float[Tensor, "b"]:
+        """Squared lengths of the rows g ⊗ a."""
+        return torch.linalg.vecdot(inputs, inputs) * torch.linalg.vecdot(outputs, outputs)
 
     def matrix(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k o i"]:
         """Rows of parameters as augmented weights."""
@@ -184,7 +196,98 @@ class LinearLayout:
                 matrix[r, c] += block[a, b]
 
 
-Layout = LinearLayout | FlatLayout
+ABSENT, FIXED = -1, -2
+"""Cells of a linear map that hold no coordinate of θ: a zero, and a one that is not estimated (an offset's)."""
+
+
+@dataclass(frozen=True)
+class CellLayout:
+    """Where θ lies in the weight W (o, i) of a linear map η = Wa, cell by cell.
+
+    A cell holds the index of its coordinate of θ, which several may share, or ABSENT, or FIXED: so outputs
+    can have predictors of their own, and a slope in common. ``rows`` is the transpose of ``matrix``.
+    """
+
+    size: int
+    cells: tuple[tuple[int, ...], ...]
+
+    @property
+    def outputs(self) -> int:
+        """o."""
+        return len(self.cells)
+
+    @property
+    def inputs(self) -> int:
+        """i."""
+        return len(self.cells[0])
+
+    @property
+    def width(self) -> int:
+        """o·i."""
+        return self.outputs * self.inputs
+
+    @property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        """Where it begins and ends in θ: it is the whole of it."""
+        return ((0, self.size),)
+
+    @cached_property
+    def index(self) -> Int[Tensor, "o i"]:
+        """Coordinates; p, one past the last, where a cell has none."""
+        found = torch.tensor(self.cells)
+        return torch.where(found < 0, self.size, found)
+
+    def matrix(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k o i"]:
+        """Moves of θ as moves of W."""
+        return torch.cat([rows, rows.new_zeros(len(rows), 1)], 1)[:, self.index]
+
+    def rows(self, matrix: Float[Tensor, "k o i"]) -> Float[Tensor, "k p"]:
+        """Gradients in W as gradients in θ: what cells share is added up."""
+        total = matrix.new_zeros(len(matrix), self.size + 1)
+        return total.index_add(1, self.index.flatten(), matrix.flatten(1))[:, : self.size]
+
+    def gather(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k q"]:
+        """Moves of θ as moves of W, laid flat."""
+        return self.matrix(rows).flatten(1)
+
+    def scatter(self, rows: Float[Tensor, "k q"], total: Float[Tensor, "k p"]) -> None:
+        """Put gradients in W laid flat into gradients in θ, in place."""
+        total.copy_(self.rows(rows.view(len(rows), self.outputs, self.inputs)))
+
+    def add_rows(self, rows: Float[Tensor, "k q"], total: Float[Tensor, "k p"]) -> None:
+        """Add gradients in W laid flat to gradients in θ, in place."""
+        total += self.rows(rows.reshape(len(rows), self.outputs, self.inputs))
+
+    def squared_norms(self, inputs: Float[Tensor, "b i"], outputs: Float[Tensor, "b o"]) -> Float[Tensor, "b"]:
+        """Squared lengths of the rows g ⊗ a as they lie in θ."""
+        rows = self.rows(outputs.unsqueeze(2) * inputs.unsqueeze(1))
+        return torch.linalg.vecdot(rows, rows)
+
+    def read(self, matrix: Float[Tensor, "p p"], row: int, column: int) -> Float[Tensor, "i i"]:
+        """The block of a p × p matrix that couples two outputs."""
+        (r, real_r), (c, real_c) = self._coordinates(row), self._coordinates(column)
+        return matrix[r.clamp(max=self.size - 1)][:, c.clamp(max=self.size - 1)] * (real_r[:, None] & real_c)
+
+    def read_row(self, matrix: Float[Tensor, "p p"], row: int) -> Float[Tensor, "i q"]:
+        """The blocks that couple one output with each, side by side."""
+        (r, real_r), c = self._coordinates(row), self.index.flatten()
+        return matrix[r.clamp(max=self.size - 1)][:, c.clamp(max=self.size - 1)] * (real_r[:, None] & (c < self.size))
+
+    def add(self, matrix: Float[Tensor, "p p"], row: int, column: int, block: Float[Tensor, "i i"]) -> None:
+        """Add to the block of a p × p matrix that couples two outputs, in place."""
+        (r, real_r), (c, real_c) = self._coordinates(row), self._coordinates(column)
+        matrix.index_put_((r[real_r][:, None], c[real_c][None]), block[real_r][:, real_c], accumulate=True)
+
+    def _coordinates(self, output: int) -> tuple[Int[Tensor, "i"], Bool[Tensor, "i"]]:
+        """The coordinates of one output's cells, and which of them there are."""
+        found = self.index[output]
+        return found, found < self.size
+
+
+MapLayout = LinearLayout | CellLayout
+"""Where the weight of a linear map lies in θ."""
+
+Layout = LinearLayout | CellLayout | FlatLayout
 
 
 def matching(names: Sequence[str], patterns: str | Sequence[str]) -> list[str]:

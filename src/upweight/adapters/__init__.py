@@ -1,5 +1,5 @@
 """A fitted thing ↦ an objective: one adapter a library."""
 
-from upweight.adapters.adapted import Adapted, Codec
+from upweight.adapters.adapted import Adapted, Codec, Inference
 
-__all__ = ["Adapted", "Codec"]
+__all__ = ["Adapted", "Codec", "Inference"]

@@ -69,6 +69,37 @@ class RandomisedCodec(PlainCodec):
 
 
 @dataclass(frozen=True)
+class Inference:
+    """What standard errors need to know beyond the objective.
+
+    Attributes:
+        unit: the user's weight per unit of the objective's: n for a mean loss, Σω where weights ω were scaled to 1.
+        counts: how many observations a row stands for (frequency weights); None is one each.
+        dispersion: 'one' for likelihoods, 'estimated' (Pearson's), a number that was held, or None where a
+            classical covariance has no meaning.
+        expected: classical standard errors are of the expected curvature, as iteratively reweighted least squares gives it.
+        parameters: how many are estimated, for degrees of freedom; all of θ by default.
+        kind: the covariance that is meant where none is asked for: 'classical', 'hc0' to 'hc3', 'cluster'; a
+            sentence in its place says what the fit has that is not known here.
+        groups: labels of clusters.
+        correction: clusters are corrected for their number, as statsmodels and Stata do.
+        student: t quantiles, not normal ones.
+        shown: where in θ the parameters of interest lie, where others only serve (baseline hazards); None is all.
+    """
+
+    unit: float
+    counts: np.ndarray | None = None
+    dispersion: str | float | None = "one"
+    expected: bool = False
+    parameters: int | None = None
+    kind: str = "classical"
+    groups: np.ndarray | None = None
+    correction: bool = True
+    student: bool = False
+    shown: slice | None = None
+
+
+@dataclass(frozen=True)
 class Adapted:
     """A fitted thing, ready to be studied.
 
@@ -76,6 +107,7 @@ class Adapted:
         protocol: what refitting the same estimator would do to the penalty, 'fixed_mean' or 'fixed_total'.
         notes: what every result of this study must say.
         was_training: the model was found in train mode.
+        inference: what standard errors need; None is a mean loss of n examples, and what its loss says.
     """
 
     objective: Objective
@@ -83,3 +115,4 @@ class Adapted:
     codec: Codec
     notes: tuple[str, ...] = ()
     was_training: bool = False
+    inference: Inference | None = None

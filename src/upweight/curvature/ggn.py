@@ -21,4 +21,4 @@ def ggn(source: Objective | Engine) -> Dense:
         outputs, targets, jacobian = engine.linearised(batch)
         jacobian.add_gram(objective.loss.hessian(outputs, targets) * weights, matrix)
     matrix.diagonal().add_(objective.penalty.diagonal.to(matrix))
-    return Dense(matrix, is_symmetric=True)
+    return Dense(matrix, is_symmetric=not objective.saddle)

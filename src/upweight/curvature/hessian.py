@@ -20,4 +20,4 @@ def hessian(source: Objective | Engine) -> Dense:
     objective = engine.objective
     matrix = engine.hessian(objective.examples, objective.weights)
     matrix.diagonal().add_(objective.penalty.diagonal.to(matrix))
-    return Dense(matrix, is_symmetric=True)
+    return Dense(matrix, is_symmetric=not objective.saddle)

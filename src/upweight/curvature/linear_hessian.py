@@ -11,7 +11,7 @@ from upweight._typing import Float, Tensor
 from upweight.gradients import LinearEngine
 from upweight.kernels import fast_float32
 from upweight.linop import LinearOperator
-from upweight.space import LinearLayout
+from upweight.space import MapLayout
 
 UNPENALISED_FLOOR = 1e-6
 """Share of the mean eigenvalue that stands in for a penalty, so that the preconditioner has an inverse."""
@@ -31,7 +31,7 @@ class LinearHessian(LinearOperator):
     curves: Float[Tensor, "n o"]
     roots: Float[Tensor, "n o"] | None
     diagonal: Float[Tensor, "p"]
-    layout: LinearLayout
+    layout: MapLayout
 
     @property
     def size(self) -> int:

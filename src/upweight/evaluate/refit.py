@@ -27,7 +27,7 @@ def refit(fitted: Fitted, weights: Float[Tensor, "n"], start: Float[Tensor, "p"]
         NotConverged: the gradient did not vanish.
     """
     removed = fitted.share(float((weights - fitted.weights).sum()))
-    target = Reweighted(fitted.engine, weights, (1.0 + removed) * fitted.objective.penalty.diagonal.to(weights))
+    target = Reweighted(fitted.engine, weights, fitted.objective.penalty.scaled(1.0 + removed))
     return minimise(target, (fitted.objective.theta if start is None else start).double(), fitted.stationarity.typical)
 
 
@@ -40,7 +40,7 @@ def minimise(target: Reweighted, theta: Float[Tensor, "p"], typical: float) -> F
         if size <= goal:
             return theta
         solver = _factor(target, theta) if solver is None else solver
-        step = -(gradient @ solver)
+        step = -(gradient @ solver.T)
         theta_next, gradient_next = _descend(target, theta, step, size)
         if float(gradient_next.norm()) > CONTRACTION * size:
             solver = None

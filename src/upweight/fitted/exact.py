@@ -12,7 +12,7 @@ from upweight.fitted.settings import STRUCTURED, Settings
 from upweight.gradients import Engine
 from upweight.linop import Dense
 from upweight.router import dense_bytes
-from upweight.solve import CholeskyInverse, Filter, inverse
+from upweight.solve import CholeskyInverse, Filter, LUInverse, inverse
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Exact:
         return None if self.damping else shift_gauge(self.engine.objective, self.curvature)
 
     @cached_property
-    def inverse(self) -> CholeskyInverse:
+    def inverse(self) -> CholeskyInverse | LUInverse:
         """(H + λI)⁻¹.
 
         Raises:
@@ -72,21 +72,21 @@ class Exact:
         """
         return self.inverse_with(0.0)
 
-    def inverse_with(self, share: float) -> CholeskyInverse:
+    def inverse_with(self, share: float) -> CholeskyInverse | LUInverse:
         """(H + λI + ρ∇²r)⁻¹; the last one asked for is kept."""
         if share not in self._inverses:
             operator = self.curvature if not share else self._with_penalty(share)
             for old in [key for key in self._inverses if key]:
                 del self._inverses[old]
             found = inverse(operator.damped(self.damping), self.gauge)
-            assert isinstance(found, CholeskyInverse)
+            assert isinstance(found, CholeskyInverse | LUInverse)
             self._inverses[share] = found
         return self._inverses[share]
 
     def _with_penalty(self, share: float) -> Dense:
         matrix = self.curvature.matrix.clone()
         matrix.diagonal().add_(share * self.engine.objective.penalty.diagonal.to(matrix))
-        return Dense(matrix, is_symmetric=True)
+        return Dense(matrix, is_symmetric=not self.engine.objective.saddle)
 
     def _require_memory(self) -> None:
         """Refuse a dense matrix that does not fit, before it is formed."""
@@ -100,5 +100,5 @@ class Exact:
             )
 
     @cached_property
-    def _inverses(self) -> dict[float, CholeskyInverse]:
+    def _inverses(self) -> dict[float, CholeskyInverse | LUInverse]:
         return {}

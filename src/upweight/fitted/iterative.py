@@ -39,18 +39,21 @@ def of_linear_model(exact: Exact, count: int) -> BlockCG | None:
         ConfigError: a solver these models do not have.
     """
     objective, wanted = exact.engine.objective, exact.settings.solver_name
+    if objective.saddle and wanted in ("auto", "cholesky"):
+        return None
     if wanted == "auto":
         wanted = route_inverse(objective.count, objective.space.size, count, exact.settings.budget)
     if wanted not in ("cholesky", "block_cg"):
         raise ConfigError(
             f"solver={wanted!r} found a model linear in its parameters. Expected 'auto', 'cholesky' or 'block_cg' for it, which are exact and cheaper."
         )
-    found = linear_hessian(exact.engine, exact.damping) if wanted == "block_cg" else None  # pyright: ignore
+    iterated = wanted == "block_cg" and not objective.saddle
+    found = linear_hessian(exact.engine, exact.damping) if iterated else None  # pyright: ignore
     if found is not None:
         return _linear_cg(exact, found)
     if exact.settings.solver_name == "block_cg":
         raise ConfigError(
-            f"solver='block_cg' found the loss {objective.loss.name!r}, whose curvature has no thin form. Expected cross_entropy or a loss of one term an output; use solver='cholesky'."
+            f"solver='block_cg' found the loss {objective.loss.name!r}, whose curvature has no thin form, or is not positive. Expected cross_entropy or a loss of one term an output; use solver='cholesky'."
         )
     return None
 

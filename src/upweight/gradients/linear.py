@@ -20,8 +20,9 @@ from upweight.gradients.guard import as_found
 from upweight.gradients.vmap import VmapEngine, absent, refused_in_words
 from upweight.objective import Examples, Objective, plain_forward
 from upweight.objective.linear_map import LinearMap
+from upweight.objective.predictors import Predictors
 from upweight.router import TILE_BYTES
-from upweight.space import LinearLayout
+from upweight.space import CellLayout, LinearLayout, MapLayout
 from upweight.tiles import Block, FactoredBlock, Jacobian, LinearJacobian
 
 CACHE_BYTES = 2**29
@@ -51,8 +52,8 @@ class LinearEngine(Engine):
     """Closed forms for a tracked linear map that ends the model; the rest of the model is frozen."""
 
     general: VmapEngine
-    linear: nn.Linear
-    layout: LinearLayout
+    linear: nn.Linear | Predictors
+    layout: MapLayout
     kept: list[tuple[slice, Features]] = field(default_factory=list, repr=False)
 
     @property
@@ -62,7 +63,8 @@ class LinearEngine(Engine):
     @property
     def tile(self) -> int:
         fitting = TILE_BYTES // (8 * (self.linear.in_features + 1))
-        return self.objective.batch_size or max(256, min(CACHED_ROWS, fitting))
+        curved = max(1, TILE_BYTES // (8 * self.layout.outputs**2))  # Λ is o × o an example
+        return self.objective.batch_size or min(curved, max(256, min(CACHED_ROWS, fitting)))
 
     def batches(self, examples: Examples | None = None) -> Iterator[tuple[slice, Batch]]:
         """Batches of features; those of the training set are kept between passes where they fit."""
@@ -90,15 +92,30 @@ class LinearEngine(Engine):
         return LinearJacobian(self.features(batch).inputs, self.layout)
 
     def hessian(self, examples: Examples, weights: Tensor, theta: Tensor | None = None) -> Tensor:
-        p = self.objective.space.size
+        return self._gram(examples, weights, theta, expected=False)
+
+    def fisher(self, weights: Float[Tensor, "n"], theta: Tensor | None = None) -> Float[Tensor, "p p"]:
+        """Σ wᵢ E[∇²ℓᵢ] over the training set, under the model: what a GLM's classical standard errors are made of."""
+        return self._gram(self.objective.examples, weights, theta, expected=True)
+
+    def _gram(self, examples: Examples, weights: Tensor, theta: Tensor | None, expected: bool) -> Tensor:
+        p, loss = self.objective.space.size, self.objective.loss
         total = torch.zeros(p, p, dtype=torch.float64, device=self.objective.theta.device)
         for where, batch in self.batches(examples):
             found = self.features(batch)
-            curvature = self.objective.loss.hessian(self._eta(found, theta), found.targets)
-            LinearJacobian(found.inputs, self.layout).add_gram(
-                curvature * weights[where, None, None].to(curvature.dtype), total
-            )
+            eta, jacobian = self._eta(found, theta), LinearJacobian(found.inputs, self.layout)
+            weight, thin = weights[where].to(eta.dtype), self._thin(eta, found.targets)
+            if thin is not None and not expected:
+                jacobian.add_diagonal_gram(thin * weight[:, None], total)
+            else:
+                curvature = (loss.fisher if expected else loss.hessian)(eta, found.targets)
+                jacobian.add_gram(curvature * weight[:, None, None], total)
         return total
+
+    def _thin(self, eta: Tensor, targets: Tensor) -> Tensor | None:
+        """Λ where outputs do not meet in it, (b, o)."""
+        found = self.objective.loss.thin_hessian(eta, targets) if self.layout.outputs > 1 else None
+        return found.curve if found is not None and found.root is None else None
 
     def curvature_times(self, batch: Batch, direction: Tensor) -> Tensor:
         found = self.features(batch)
@@ -117,7 +134,7 @@ class LinearEngine(Engine):
         if isinstance(batch, Features):
             return batch
         if (
-            isinstance(self.linear, LinearMap)
+            isinstance(self.linear, LinearMap | Predictors)
             and self.linear is self.objective.model
             and self.objective.forward is plain_forward
         ):
@@ -136,9 +153,13 @@ class LinearEngine(Engine):
 
     @property
     def _whole(self) -> bool:
+        if isinstance(self.layout, CellLayout) or isinstance(self.linear, Predictors):
+            return True
         return self.layout.weight is not None and (self.layout.bias is not None or self.linear.bias is None)
 
     def _augmented(self, inputs: Tensor) -> Tensor:
+        if isinstance(self.layout, CellLayout):
+            return inputs
         if self.layout.weight is None:
             return inputs.new_ones(len(inputs), 1)
         if self.layout.bias is None:
@@ -147,6 +168,8 @@ class LinearEngine(Engine):
 
     def _eta(self, found: Features, theta: Tensor | None) -> Tensor:
         theta = self.objective.theta if theta is None else theta.to(found.inputs.dtype)
+        if isinstance(self.linear, Predictors):
+            return found.inputs @ self.linear.weight(theta).T  # (b, o), offsets among the inputs
         outputs = found.inputs @ self.layout.matrix(theta.unsqueeze(0))[0].T  # (b, o)
         return outputs if found.offset is None else outputs + found.offset
 
@@ -159,7 +182,7 @@ class LinearEngine(Engine):
 class _inputs_of:
     """Collect what a linear map is given, inside one `with`."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Module) -> None:
         self.linear = linear
         self.seen: list[Tensor] = []
 
@@ -176,6 +199,9 @@ def linear_engine(general: VmapEngine) -> LinearEngine | None:
 
     It is checked, not assumed: at a moved θ the module's own outputs must follow the map.
     """
+    if isinstance(general.objective.model, Predictors):
+        model = general.objective.model
+        return LinearEngine(general, model, model.layout)
     found = _sole_linear(general.objective)
     if found is None:
         return None

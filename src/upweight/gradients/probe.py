@@ -6,6 +6,7 @@ from upweight._typing import Tensor
 from upweight.errors import NondeterministicModel
 from upweight.gradients.engine import Engine
 from upweight.objective.linear_map import LinearMap
+from upweight.objective.predictors import Predictors
 
 ROUNDING = 1e3
 """Units of rounding that two passes may differ by: other batch sizes take other product kernels."""
@@ -30,7 +31,7 @@ def probe(engine: Engine) -> None:
         NondeterministicModel: an output depends on chance, or on the rest of its batch, in eval mode.
     """
     objective = engine.objective
-    if isinstance(objective.model, LinearMap):
+    if isinstance(objective.model, LinearMap | Predictors):
         return  # Wx + b draws nothing and mixes nothing; huge coefficients only make its rounding look like it
     count = min(PROBED, objective.count)
     batch = objective.moved(objective.examples.read(slice(0, count)))

@@ -28,8 +28,9 @@ PHRASES = {
     "add": "if each new point is added",
     "reweight": "under each new weighting of the training set",
     "change_penalty": "under each new penalty",
+    "penalty_derivative": "per unit of each penalty's strength",
 }
-WHOLE = ("drop_group", "reweight", "change_penalty")
+WHOLE = ("drop_group", "reweight", "change_penalty", "penalty_derivative")
 ORDER_WORDS = {
     ("first", False): "first order",
     ("first", True): "first order",

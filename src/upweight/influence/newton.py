@@ -52,9 +52,10 @@ def undropped_step(
     example_gradient: Float[Tensor, "p"],
     epsilon: float,
     gauge: Float[Tensor, "g p"] | None = None,
+    symmetric: bool = True,
 ) -> Float[Tensor, "p"]:
     """N_ε = −[H + εH_z]⁻¹(g + ε∇L): neither the example's curvature nor g is dropped [KL17 A7]."""
-    total = Dense(curvature + epsilon * example_curvature, is_symmetric=True)
+    total = Dense(curvature + epsilon * example_curvature, is_symmetric=symmetric)
     return -((gradient + epsilon * example_gradient) @ inverse(total, gauge).T)
 
 

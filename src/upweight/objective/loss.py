@@ -19,7 +19,7 @@ class Loss(ABC):
     name: str
     unit: str
     kind: str
-    """What the targets are: 'class', 'binary', 'real', 'count', 'sign', 'tokens' or 'free'."""
+    """What the targets are: 'class', 'binary', 'proportion', 'real', 'count', 'sign', 'tokens' or 'free'."""
 
     @abstractmethod
     def values(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b"]:
@@ -49,6 +49,26 @@ class Loss(ABC):
             ShapeError: shapes that would broadcast or do not match.
             LabelError: targets of the wrong type or range.
         """
+
+    def mean(self, outputs: Float[Tensor, "b o"]) -> Float[Tensor, "b c"] | None:
+        """E[y | η], one column a class for classes; None where the loss is no likelihood."""
+        return None
+
+    def shown(self, outputs: Float[Tensor, "b o"]) -> Float[Tensor, "b c"]:
+        """The outputs that are predictions, where others are a dispersion or an equation of their own."""
+        return outputs
+
+    def judged(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b"]:
+        """How badly queries are predicted: ℓ, but for estimators whose ℓ is no measure of fit."""
+        return self.values(outputs, targets)
+
+    def squared_residual(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b"] | None:
+        """(y − μ)²/V(μ), of which a dispersion is estimated; None where there is none to estimate."""
+        return None
+
+    def fisher(self, outputs: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b o o"]:
+        """E[Λ] under the model, which standard errors of generalised linear models are made of; Λ itself elsewhere."""
+        return self.hessian(outputs, targets)
 
     def bound(self, trailing: tuple[int, ...]) -> Loss:
         """The same loss, told the shape one example's outputs have before flattening."""

@@ -6,7 +6,6 @@ Outputs arrive flat, (b, o). A loss the table does not know is differentiated au
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -17,8 +16,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from upweight._typing import Float, Tensor
+from upweight._typing import Tensor
 from upweight.errors import ConfigError, LabelError, ShapeError
+from upweight.objective.elementwise import Elementwise, called, shape_of
+from upweight.objective.hinges import SmoothHinge
 from upweight.objective.loss import Loss, ThinHessian
 from upweight.objective.tokens import TokenCrossEntropy
 
@@ -45,6 +46,9 @@ class CrossEntropy(Loss):
         p = torch.softmax(outputs, 1)
         return ThinHessian(p, p)
 
+    def mean(self, outputs: Tensor) -> Tensor:
+        return torch.softmax(outputs, 1)
+
     def root(self, outputs: Tensor, targets: Tensor) -> Tensor:
         p = torch.softmax(outputs, 1)
         return torch.diag_embed(p.sqrt()) - p.unsqueeze(2) * p.sqrt().unsqueeze(1)  # √p_k (e_k − p), label k a column
@@ -64,7 +68,7 @@ class CrossEntropy(Loss):
                 else "token_cross_entropy' for one label a position"
             )
             raise ShapeError(
-                f"cross_entropy found outputs of shape {_shape(outputs)}. Expected (b, classes) with at least 2 classes; use loss='{hint}."
+                f"cross_entropy found outputs of shape {shape_of(outputs)}. Expected (b, classes) with at least 2 classes; use loss='{hint}."
             )
         if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
             raise LabelError(
@@ -72,64 +76,15 @@ class CrossEntropy(Loss):
             )
         if targets.shape != outputs.shape[:1]:
             raise ShapeError(
-                f"cross_entropy found targets of shape {_shape(targets)} against outputs {_shape(outputs)}. Expected ({len(outputs)},): one label an example."
+                f"cross_entropy found targets of shape {shape_of(targets)} against outputs {shape_of(outputs)}. Expected ({len(outputs)},): one label an example."
             )
         wrong = ((targets < 0) | (targets >= outputs.shape[1])).nonzero()
         if len(wrong):
             raise LabelError(
-                f"{_called(names, int(wrong[0]))} has label {int(targets[wrong[0]])}. Expected 0 to {outputs.shape[1] - 1}, "
+                f"{called(names, int(wrong[0]))} has label {int(targets[wrong[0]])}. Expected 0 to {outputs.shape[1] - 1}, "
                 f"since the model has {outputs.shape[1]} outputs; recode the labels or widen the last layer."
             )
         return outputs, targets.long()
-
-
-class Elementwise(Loss):
-    """A loss that adds one term an output: Λ is diagonal."""
-
-    @abstractmethod
-    def term(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, "b o"]:
-        """The term of each output."""
-
-    @abstractmethod
-    def slope(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, "b o"]:
-        """Its first derivative."""
-
-    @abstractmethod
-    def curve(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, "b o"]:
-        """Its second derivative."""
-
-    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self.term(outputs, targets).sum(1)
-
-    def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self.slope(outputs, targets)
-
-    def hessian(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return torch.diag_embed(self.curve(outputs, targets))
-
-    def thin_hessian(self, outputs: Tensor, targets: Tensor) -> ThinHessian:
-        return ThinHessian(self.curve(outputs, targets))
-
-    def root(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return torch.diag_embed(self.curve(outputs, targets).clamp_min(0).sqrt())
-
-    def prepare(
-        self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
-    ) -> tuple[Tensor, Tensor]:
-        if outputs.shape != targets.shape:
-            raise ShapeError(
-                f"{self.name} found outputs of shape {_shape(outputs)} against targets {_shape(targets)}, which would broadcast. "
-                f"Expected equal shapes; reshape one of them, e.g. targets.reshape({(-1, *outputs.shape[1:])}) or outputs.squeeze(1)."
-            )
-        return outputs.reshape(len(outputs), -1), targets.reshape(len(targets), -1).to(outputs.dtype)
-
-    def _refuse(self, targets: Tensor, wrong: Tensor, expected: str, names: Sequence[Any] | np.ndarray) -> None:
-        found = wrong.reshape(len(wrong), -1).any(1).nonzero()
-        if len(found):
-            where = int(found[0])
-            raise LabelError(
-                f"{_called(names, where)} has target {targets[where].flatten()[0].item()}. {self.name} expected {expected}; recode the targets."
-            )
 
 
 @dataclass(frozen=True)
@@ -151,6 +106,13 @@ class BinaryCrossEntropy(Elementwise):
     def curve(self, outputs: Tensor, targets: Tensor) -> Tensor:
         p = torch.sigmoid(outputs)
         return p * (1 - p) / self.outputs
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        return torch.sigmoid(outputs)
+
+    def squared_residual(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        p = torch.sigmoid(outputs)
+        return ((targets - p).square() / (p * (1 - p))).sum(1)
 
     def bound(self, trailing: tuple[int, ...]) -> Loss:
         return replace(self, outputs=prod(trailing)) if self.averaged else self
@@ -184,6 +146,12 @@ class SquaredError(Elementwise):
     def curve(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return torch.ones_like(outputs)
 
+    def mean(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def squared_residual(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (targets - outputs).square().sum(1)
+
 
 @dataclass(frozen=True)
 class Poisson(Elementwise):
@@ -202,39 +170,19 @@ class Poisson(Elementwise):
     def curve(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return torch.exp(outputs)
 
+    def mean(self, outputs: Tensor) -> Tensor:
+        return torch.exp(outputs)
+
+    def squared_residual(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        mu = torch.exp(outputs)
+        return ((targets - mu).square() / mu).sum(1)
+
     def prepare(
         self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
     ) -> tuple[Tensor, Tensor]:
         outputs, targets = super().prepare(outputs, targets, names)
         self._refuse(targets, targets < 0, "counts of zero or more", names)
         return outputs, targets
-
-
-@dataclass(frozen=True)
-class SmoothHinge(Elementwise):
-    """t·log(1 + exp((1 − yη)/t)), the hinge as t → 0 [KL17 4.2]; labels −1/1 or 0/1."""
-
-    temperature: float = 0.1
-    name = "smooth_hinge"
-    unit = "hinge units"
-    kind = "sign"
-
-    def term(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self.temperature * F.softplus((1 - targets * outputs) / self.temperature)
-
-    def slope(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return -targets * torch.sigmoid((1 - targets * outputs) / self.temperature)
-
-    def curve(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        p = torch.sigmoid((1 - targets * outputs) / self.temperature)
-        return p * (1 - p) / self.temperature * targets.square()
-
-    def prepare(
-        self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
-    ) -> tuple[Tensor, Tensor]:
-        outputs, targets = super().prepare(outputs, targets, names)
-        self._refuse(targets, (targets != 0) & (targets.abs() != 1), "labels -1 and 1, or 0 and 1", names)
-        return outputs, torch.where(targets > 0, 1.0, -1.0).to(outputs.dtype)
 
 
 @dataclass(frozen=True)
@@ -264,7 +212,7 @@ class CallableLoss(Loss):
     ) -> tuple[Tensor, Tensor]:
         losses = self.function(outputs, targets)
         if not isinstance(losses, Tensor) or losses.shape != outputs.shape[:1]:
-            found = _shape(losses) if isinstance(losses, Tensor) else type(losses).__name__
+            found = shape_of(losses) if isinstance(losses, Tensor) else type(losses).__name__
             raise ShapeError(
                 f"the callable loss returned {found} for a batch of {len(outputs)}. Expected a tensor of shape ({len(outputs)},): "
                 "one loss an example, no mean or sum over the batch (for torch losses, reduction='none')."
@@ -372,14 +320,6 @@ class _ModuleLoss(CallableLoss):
     ) -> tuple[Tensor, Tensor]:
         if not self.of_classes and targets.shape != outputs.shape:
             raise ShapeError(
-                f"{self.name} found outputs of shape {_shape(outputs)} against targets {_shape(targets)}, which would broadcast. Expected equal shapes; reshape one of them, e.g. targets.reshape({(-1, *outputs.shape[1:])})."
+                f"{self.name} found outputs of shape {shape_of(outputs)} against targets {shape_of(targets)}, which would broadcast. Expected equal shapes; reshape one of them, e.g. targets.reshape({(-1, *outputs.shape[1:])})."
             )
         return super().prepare(outputs, targets, names)
-
-
-def _shape(tensor: Tensor) -> str:
-    return str(tuple(tensor.shape))
-
-
-def _called(names: Sequence[Any] | np.ndarray, position: int) -> str:
-    return f"example {names[position]}" if len(names) else f"example {position} of the batch"

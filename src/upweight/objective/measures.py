@@ -16,7 +16,7 @@ from upweight._typing import Float, Tensor
 from upweight.errors import ConfigError, ShapeError
 from upweight.objective.loss import Loss
 
-PER_EXAMPLE = ("loss", "logit", "margin", "probability", "prediction")
+PER_EXAMPLE = ("loss", "logit", "margin", "probability", "prediction", "mean")
 OVER_SET = ("accuracy", "auc")
 
 
@@ -68,7 +68,11 @@ class Accuracy(SetMeasure):
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.loss.kind == "class":
             return (outputs.argmax(1) == targets.unsqueeze(1)).to(outputs.dtype).mean(0)
-        right = (outputs > 0) == (targets.reshape(len(targets), -1, 1) > 0.5 * (self.loss.kind == "binary"))
+        if self.loss.kind == "proportion":
+            outputs = _of_each_version(self.loss, outputs) - 0.5
+        right = (outputs > 0) == (
+            targets.reshape(len(targets), -1, 1) > 0.5 * (self.loss.kind in ("binary", "proportion"))
+        )
         return right.to(outputs.dtype).mean((0, 1))  # of several labels, the share of labels
 
 
@@ -131,11 +135,16 @@ def read_measure(
             f"measure={measure!r}. Expected one of {', '.join((*PER_EXAMPLE, *OVER_SET))} or a callable (outputs, targets) -> (b,), one at a time."
         )
     if measure == "loss":
-        return Measure("loss", loss.unit, lambda eta, y: loss.values(eta, y).unsqueeze(1))
+        return Measure("loss", loss.unit, lambda eta, y: loss.judged(eta, y).unsqueeze(1))
     if measure == "prediction":
-        return Measure("prediction", "output units", lambda eta, y: eta)
-    if measure in OVER_SET and loss.kind in ("class", "binary", "sign"):
+        return Measure("prediction", "output units", lambda eta, y: loss.shown(eta))
+    if measure == "mean":
+        return _expected(loss)
+    if measure in OVER_SET and loss.kind in ("class", "binary", "sign", "proportion"):
         return Accuracy(loss) if measure == "accuracy" else AreaUnderCurve()
+    if loss.kind == "proportion" and measure in _OF_A_PROBABILITY:
+        function = _of_mean(_OF_A_PROBABILITY[measure], loss)
+        return Measure(measure, _UNITS[measure], _of_hard_labels(function, measure))
     if (measure, loss.kind) in _TABLE:
         function = _TABLE[measure, loss.kind]
         return Measure(
@@ -148,6 +157,36 @@ def read_measure(
     raise ConfigError(
         f"measure={measure!r} is unknown. Expected one of {', '.join((*PER_EXAMPLE, *OVER_SET))} or a callable (outputs, targets) -> (b,)."
     )
+
+
+def _expected(loss: Loss) -> Measure:
+    """E[y | x], a number a query, or one a class."""
+
+    def values(outputs: Tensor, targets: Tensor) -> Tensor:
+        found = loss.mean(outputs)
+        if found is None:
+            raise ConfigError(
+                f"measure='mean' has no meaning for loss {loss.name!r}, which is no likelihood. Expected 'prediction', 'loss' or a callable."
+            )
+        return found
+
+    return Measure("mean", "probability" if loss.kind in ("class", "binary", "proportion") else "target units", values)
+
+
+def _of_mean(function: Callable[[Tensor], Tensor], loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
+    """A function of p_y, the probability of the query's own outcome."""
+
+    def values(outputs: Tensor, targets: Tensor) -> Tensor:
+        p = loss.mean(outputs)
+        assert p is not None
+        return function(torch.where(targets > 0.5, p, 1 - p))
+
+    return values
+
+
+def _of_each_version(loss: Loss, outputs: Float[Tensor, "m o k"]) -> Float[Tensor, "m o k"]:
+    found = [loss.mean(version) for version in outputs.unbind(2)]
+    return torch.stack([version for version in found if version is not None], 2)
 
 
 def _of_hard_labels(function: Callable[[Tensor, Tensor], Tensor], measure: str) -> Callable[[Tensor, Tensor], Tensor]:
@@ -198,6 +237,11 @@ def _log_odds(outputs: Tensor, targets: Tensor) -> Tensor:
     return _chosen(outputs, targets) - torch.logsumexp(outputs.masked_fill(~others, -torch.inf), 1, keepdim=True)
 
 
+_OF_A_PROBABILITY: dict[str, Callable[[Tensor], Tensor]] = {
+    "probability": lambda p: p,
+    "margin": torch.logit,
+    "logit": torch.logit,
+}
 _UNITS = {"logit": "log-odds", "margin": "log-odds", "probability": "probability"}
 _TABLE: dict[tuple[str, str], Callable[[Tensor, Tensor], Tensor]] = {
     ("logit", "class"): _chosen,

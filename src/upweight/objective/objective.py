@@ -31,6 +31,7 @@ class Objective:
         trailing: shape of one example's outputs before they are flattened to (o,).
         precision: of the model's forward and backward passes, where layers are captured; None is the parameters' own.
         batch_size: examples read at a time; None lets the engine choose. No result depends on it.
+        saddle: θ̂ is a stationary point and no minimum, as for estimators that are defined by equations.
     """
 
     model: nn.Module
@@ -44,6 +45,7 @@ class Objective:
     trailing: tuple[int, ...]
     batch_size: int | None = None
     precision: torch.dtype | None = None
+    saddle: bool = False
 
     @property
     def count(self) -> int:

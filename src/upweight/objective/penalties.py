@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,24 +34,36 @@ class L2:
 
 @dataclass(frozen=True)
 class Quadratic:
-    """r(θ) = ½ Σ dⱼ θⱼ²."""
+    """r(θ) = ½ Σ dⱼ θⱼ² + Σ sⱼ θⱼ; the linear part is an l1 penalty where no coefficient changes its sign.
+
+    Attributes:
+        reach: where a bare λ acts and how strongly, where there is no penalty to read it off; everywhere alike by default.
+        slope: sⱼ, None for none.
+    """
 
     diagonal: Float[Tensor, "p"]
     reach: Float[Tensor, "p"] | None = None
-    """Where a bare λ acts and how strongly, where there is no penalty to read it off; everywhere alike by default."""
+    slope: Float[Tensor, "p"] | None = None
 
     def value(self, theta: Float[Tensor, "p"]) -> Float[Tensor, ""]:
         """r(θ)."""
-        return 0.5 * (self.diagonal * theta.square()).sum()
+        quadratic = 0.5 * (self.diagonal.to(theta) * theta.square()).sum()
+        return quadratic if self.slope is None else quadratic + self.slope.to(theta) @ theta
 
     def gradient(self, theta: Float[Tensor, "p"]) -> Float[Tensor, "p"]:
         """∇r(θ)."""
-        return self.diagonal * theta
+        quadratic = self.diagonal.to(theta) * theta
+        return quadratic if self.slope is None else quadratic + self.slope.to(theta)
+
+    def scaled(self, factor: float) -> Quadratic:
+        """The same penalty, stronger or weaker."""
+        slope = None if self.slope is None else factor * self.slope
+        return replace(self, diagonal=factor * self.diagonal, slope=slope)
 
     @property
     def empty(self) -> bool:
         """True when there is no penalty at all."""
-        return not bool(self.diagonal.any())
+        return not bool(self.diagonal.any()) and (self.slope is None or not bool(self.slope.any()))
 
 
 Penalty = L2 | Quadratic | Sequence[L2] | float | None

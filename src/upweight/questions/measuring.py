@@ -162,9 +162,9 @@ def measurement(fitted: Fitted, query: Any, measure: str | Callable[..., Tensor]
         parts.append((outputs, targets))
         jacobians.append(jacobian)
     outputs, targets = (torch.cat(column) for column in zip(*parts, strict=True))
-    if targets.shape[-1:] == (0,) and measure != "prediction":
+    if targets.shape[-1:] == (0,) and measure not in ("prediction", "mean"):
         raise ShapeError(
-            f"the query has no targets, and measure={measure!r} needs them. Expected (X, y); without y only measure='prediction' has a meaning."
+            f"the query has no targets, and measure={measure!r} needs them. Expected (X, y); without y only measure='prediction' and 'mean' have a meaning."
         )
     if measure == "loss":
         fitted.objective.loss.require_labels(targets, examples.ids)

@@ -144,7 +144,15 @@ def newton_step(fitted: Fitted, which: Any, epsilon: float) -> NewtonStep:
         curvature.diagonal().add_(share * fitted.objective.penalty.diagonal.to(curvature))
         gradient = fitted.gradient
         steps.append(
-            undropped_step(fitted.exact.curvature.matrix, gradient, curvature, row, float(epsilon), fitted.exact.gauge)
+            undropped_step(
+                fitted.exact.curvature.matrix,
+                gradient,
+                curvature,
+                row,
+                float(epsilon),
+                fitted.exact.gauge,
+                symmetric=not fitted.objective.saddle,
+            )
         )
         rows.append(row)
     constant = stacked([-fitted.pending] * len(places))

@@ -174,7 +174,8 @@ class Question:
 
     def _unit(self, question: str) -> str:
         unit = "parameter units" if self.measured is None else self.measured.unit
-        return f"{unit} per unit of weight" if question == "upweight" else unit
+        per = {"upweight": "weight", "penalty_derivative": "λ"}.get(question)
+        return unit if per is None else f"{unit} per unit of {per}"
 
     def _said(self, answer: Answer) -> list[str]:
         fitted, said = self.fitted, []

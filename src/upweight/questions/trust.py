@@ -12,7 +12,7 @@ from upweight.errors import IndefiniteCurvature, plain
 from upweight.fitted import Fitted
 from upweight.gradients import Stationarity
 from upweight.questions.points import leverage
-from upweight.solve import CholeskyInverse, Inverse, Verdict
+from upweight.solve import CholeskyInverse, Inverse, LUInverse, Verdict
 from upweight.solve.direct import ILL_CONDITIONED, lowest_eigenvalue
 
 HIGH_LEVERAGE = 0.5
@@ -82,7 +82,7 @@ class Trust:
             found.append(
                 f"training point {self.highest_point} has leverage {self.highest_leverage:.2f}: confirm its drop by a refit"
             )
-        if self.mean_leverage > HIGH_LEVERAGE:
+        if self.mean_leverage > HIGH_LEVERAGE and not self.convex:
             found.append(
                 f"the mean leverage is {self.mean_leverage:.2f}: the curvature at hand overstates what single points own, so take first order, not order='newton'"
             )
@@ -116,12 +116,12 @@ def trust(fitted: Fitted) -> Trust:
     except IndefiniteCurvature as error:
         return _without_inverse(fitted, str(error))
     owned = leverage(fitted, aloud=False)
-    exact = isinstance(inverse, CholeskyInverse)
+    exact = isinstance(inverse, CholeskyInverse | LUInverse)
     top = int(np.argmax(owned))
     return Trust(
         stationarity=fitted.measured_stationarity,
         pending_shift=_pending_shift(fitted) if exact else float("nan"),
-        lowest_curvature=inverse.lowest_eigenvalue() if exact else float("nan"),
+        lowest_curvature=inverse.lowest_eigenvalue() if isinstance(inverse, CholeskyInverse) else float("nan"),
         mean_curvature=fitted.mean_curvature,
         damping_share=verdict.damping_share,
         solver=verdict,

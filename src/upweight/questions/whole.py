@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from upweight.influence.changes import Changes, corrected
 from upweight.influence.effects import Effects
 from upweight.influence.newton import retained_step
 from upweight.linop import Dense, Diagonal
-from upweight.objective import L2, Examples, Penalty, read_penalty
+from upweight.objective import L2, Examples, Penalty, Quadratic, read_penalty
 from upweight.objective.data import Chosen
 from upweight.questions.answer import Answer
 from upweight.questions.question import Question
@@ -84,6 +84,10 @@ def change_penalty(question: Question, penalties: Penalty | Sequence[Penalty]) -
     """Refit with another penalty, or with each of several."""
     wanted = list(penalties) if isinstance(penalties, Sequence | np.ndarray) else [penalties]
     order, fitted = _group_order(question), question.fitted
+    if fitted.objective.penalty.slope is not None:
+        raise ConfigError(
+            "change_penalty found an l1 penalty, under which other coefficients may become zero. Expected a quadratic one; ask penalty_derivative() for the change along the path."
+        )
     if fitted.structured or fitted.iterates:
         remaining = Remaining(fitted)
         moves = torch.stack([_penalty_move_of_blocks(remaining, one, order) for one in wanted])
@@ -102,7 +106,8 @@ def _penalty_move(question: Question, wanted: Penalty) -> Tensor:
     if order == "first":
         return -(gradient @ fitted.exact.inverse.T)
     move = _retained(fitted, torch.diag(after - before), gradient, f"changing the penalty to {wanted}", after)
-    return _second_step(fitted, move, fitted.weights, after) if order == "two_newton" else move
+    changed = replace(fitted.objective.penalty, diagonal=after)
+    return _second_step(fitted, move, fitted.weights, changed) if order == "two_newton" else move
 
 
 def _penalty_move_of_blocks(remaining: Remaining, wanted: Penalty, order: str) -> Tensor:
@@ -194,10 +199,10 @@ def _move(fitted: Fitted, change: Reweighting, order: str) -> Tensor:
     weights = fitted.weights.clone()
     weights[change.places] += change.amounts
     share = fitted.share(float(change.amounts.sum()))
-    return _second_step(fitted, move, weights, (1 + share) * fitted.objective.penalty.diagonal.to(move))
+    return _second_step(fitted, move, weights, fitted.objective.penalty.scaled(1 + share))
 
 
-def _second_step(fitted: Fitted, move: Tensor, weights: Tensor, penalty: Tensor) -> Tensor:
+def _second_step(fitted: Fitted, move: Tensor, weights: Tensor, penalty: Quadratic) -> Tensor:
     """A second Newton step, from the parameters the first one reached; kept only if it lands closer.
 
     The gradient it removes is the retained objective's at θ̂ + δ, less what was pending at θ̂.
@@ -206,7 +211,7 @@ def _second_step(fitted: Fitted, move: Tensor, weights: Tensor, penalty: Tensor)
     theta = fitted.objective.theta.to(move) + move
     left = remaining.gradient(theta) - pending
     curvature = remaining.hessian(theta)
-    gauge = None if fitted.exact.damping else shift_gauge(fitted.objective, curvature, penalty)
+    gauge = None if fitted.exact.damping else shift_gauge(fitted.objective, curvature, penalty.diagonal)
     try:
         step = -(left @ inverse(curvature.damped(fitted.exact.damping), gauge).T)
     except IndefiniteCurvature:
@@ -255,6 +260,6 @@ def _curvature_of(fitted: Fitted, change: Reweighting) -> Float[Tensor, "p p"]:
 
 
 def _retained(fitted: Fitted, curvature: Tensor, gradient: Tensor, what: str, penalty: Tensor | None = None) -> Tensor:
-    total = Dense(fitted.exact.curvature.matrix + curvature, is_symmetric=True)
+    total = Dense(fitted.exact.curvature.matrix + curvature, is_symmetric=not fitted.objective.saddle)
     gauge = None if fitted.exact.damping else shift_gauge(fitted.objective, total, penalty)
     return retained_step(total.damped(fitted.exact.damping), gradient, gauge, what)

@@ -1,7 +1,7 @@
 """A ↦ A⁻¹, again an operator, carrying how it went."""
 
 from upweight.solve.cg import BlockCG
-from upweight.solve.direct import CholeskyInverse, Inverse
+from upweight.solve.direct import CholeskyInverse, Inverse, LUInverse
 from upweight.solve.filters import Filter, Mixture, Ridge, Segment, filtered
 from upweight.solve.inverse import Inverted, inverse
 from upweight.solve.lanczos import lanczos
@@ -17,6 +17,7 @@ __all__ = [
     "Filter",
     "Inverse",
     "Inverted",
+    "LUInverse",
     "LowRankInverse",
     "Mixture",
     "Neumann",

@@ -21,6 +21,7 @@ from upweight.questions.question import MeasureLike, Question
 from upweight.questions.trust import Trust, trust
 from upweight.solve import Filter
 from upweight.study.asked import Asked
+from upweight.study.inferred import Inferred
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from upweight.show import Shown
 
 
-class Study(Asked):
+class Study(Asked, Inferred):
     """Ask a fitted model, which is never modified, what its training data did to it.
 
     Questions share their arguments: ``query`` is data in the form of the training data; ``measure`` is 'loss',

@@ -15,7 +15,7 @@ import torch
 
 from upweight._typing import Float, Int, Tensor
 from upweight.router import chunk, route_product
-from upweight.space import FlatLayout, Layout, LinearLayout
+from upweight.space import FlatLayout, Layout, LinearLayout, MapLayout
 
 
 class Block(ABC):
@@ -146,7 +146,7 @@ class FactoredBlock(LayerBlock):
 
     inputs: Float[Tensor, "b i"]
     outputs: Float[Tensor, "b o"]
-    layout: LinearLayout
+    layout: MapLayout
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -166,7 +166,7 @@ class FactoredBlock(LayerBlock):
         return (scaled.T @ self.inputs.to(weights.dtype)).flatten()
 
     def squared_norms(self) -> Tensor:
-        return torch.linalg.vecdot(self.inputs, self.inputs) * torch.linalg.vecdot(self.outputs, self.outputs)  # (b,)
+        return self.layout.squared_norms(self.inputs, self.outputs)  # (b,)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,13 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.linop import LinearOperator
-from upweight.space import FlatLayout, LinearLayout
+from upweight.space import CellLayout, FlatLayout, LinearLayout, MapLayout
 from upweight.tiles.blocks import Block, DenseBlock, FactoredBlock
 from upweight.tiles.jacobian import Jacobian, LayerJacobian, add_dense_gram, dense_sandwich
 from upweight.tiles.layer_jacobians import FactoredJacobian, PlacedJacobian
+
+FEW_OUTPUTS = 8
+"""Up to this many outputs pairs are taken one by one, where symmetry saves half of them; then a row at a time."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,10 @@ class DenseJacobian(Jacobian):
 
 @dataclass(frozen=True)
 class LinearJacobian(Jacobian):
-    """Jᵢ = I ⊗ aᵢ: every output of a linear map sees the same inputs."""
+    """Jᵢ = I ⊗ aᵢ, as it lies in θ: every output of a linear map is given the same inputs."""
 
     inputs: Float[Tensor, "b i"]
-    layout: LinearLayout
+    layout: MapLayout
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -60,6 +63,7 @@ class LinearJacobian(Jacobian):
         return FactoredBlock(self.inputs, outputs, self.layout)
 
     def pulled(self, slopes: list[Tensor]) -> tuple[LayerJacobian, ...]:
+        assert isinstance(self.layout, LinearLayout)  # only structured curvature asks, which is for nn.Linear
         return (FactoredJacobian(self.inputs.unsqueeze(1), torch.stack(slopes, 1).unsqueeze(2), self.layout),)
 
     def jvp(self, rows: Tensor) -> Tensor:
@@ -70,6 +74,9 @@ class LinearJacobian(Jacobian):
     def sandwich(self, operator: LinearOperator) -> Tensor:
         matrix = operator.dense()
         inputs, o = self.inputs.to(matrix.dtype), self.layout.outputs
+        if isinstance(self.layout, CellLayout) and o > FEW_OUTPUTS:
+            rows = [(inputs @ self.layout.read_row(matrix, row)).view(len(inputs), o, -1) for row in range(o)]
+            return torch.stack([(row @ inputs.unsqueeze(2)).squeeze(2) for row in rows], 1)
         found = inputs.new_empty(len(inputs), o, o)
         for row in range(o):
             for column in range(row + 1 if operator.symmetric else o):
@@ -78,6 +85,11 @@ class LinearJacobian(Jacobian):
                 if operator.symmetric:
                     found[:, column, row] = found[:, row, column]
         return found
+
+    def add_diagonal_gram(self, curves: Float[Tensor, "b o"], total: Float[Tensor, "p p"]) -> None:
+        """The same for diagonal M, in place: o blocks instead of o(o + 1)/2."""
+        for output, curve in enumerate(curves.to(self.inputs.dtype).unbind(1)):
+            self.layout.add(total, output, output, (self.inputs * curve[:, None]).T @ self.inputs)
 
     def add_gram(self, curvature: Tensor, total: Tensor) -> None:
         inputs, o = self.inputs, self.layout.outputs
