@@ -12,28 +12,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from upweight.errors import StoreError
+from upweight.store.whole import write_whole
 
 FORMAT = "upweight.arrays.1"
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], labels: dict[str, Any]) -> Path:
     """Write named arrays and JSON labels; a crash leaves the old file or none."""
-    target = Path(path)
     metadata = {"format": FORMAT, "labels": json.dumps(labels)}
-    contents = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(contents)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StoreError(
-            f"could not write {target}: {error.strerror}. Expected a writable folder with {len(contents)} bytes free."
-        ) from error
-    return target
+    tensors = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    return write_whole(path, save(tensors, metadata))
 
 
 def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
