@@ -1,6 +1,6 @@
 """upweight: what would change about a fitted model if its training data changed."""
 
-from upweight import curvature, errors, linop
+from upweight import curvature, errors, evaluate, linop
 from upweight.curvature import Relative
 from upweight.fitted import Solver
 from upweight.frameworks import from_sklearn
@@ -29,6 +29,7 @@ __all__ = [
     "curvature",
     "effect",
     "errors",
+    "evaluate",
     "from_sklearn",
     "inverse",
     "linop",

@@ -84,7 +84,9 @@ class _Digest:
             case types.CodeType():
                 self._all("code", thing.co_code, thing.co_names, *thing.co_consts)
             case type() if _own(thing):
-                self._all("class", _name(thing), *(v for v in vars(thing).values() if isinstance(v, types.FunctionType)))
+                self._all(
+                    "class", _name(thing), *(v for v in vars(thing).values() if isinstance(v, types.FunctionType))
+                )
             case _:
                 self._other(thing)
 

@@ -18,8 +18,8 @@ from upweight.errors import ConfigError, ShapeError
 from upweight.evaluate.fingerprint import fingerprint
 from upweight.evaluate.finished import Finished, finished_in
 from upweight.evaluate.heed import Heed
-from upweight.evaluate.roads import ROADS, Measured, Task, check_module, measure, one_by_one, together
-from upweight.evaluate.states import State, Train, read_state
+from upweight.evaluate.roads import ROADS, Measured, Task, check_module, measure, one_by_one, together, trained
+from upweight.evaluate.states import State, Train
 from upweight.evaluate.training import Training
 
 MEASURED_FROM = 4
@@ -98,11 +98,8 @@ class Retraining:
                     yield from self._handed(owners[key], state)
                     del left[key]
             names = {task.place: key for key, task in left.items()}
-            taken = 0
             for task, state in self._guarded(list(left.values()), bar):
                 self.finished.put(names[task.place], state)
-                taken += 1
-                bar.set_postfix_str(f"{taken} kept", refresh=False)
                 yield from self._handed(owners[names[task.place]], state)
 
     def key(self, task: Task) -> str:
@@ -145,7 +142,7 @@ class Retraining:
     def _handed(self, tasks: list[Task], state: State) -> Iterator[tuple[int, State]]:
         proof = self.heed.see(tasks[0].weights, tasks[0].seed, state)
         if proof is not None:  # one more retraining, on every other point, settles whether weights are looked at
-            self.heed.see(proof, tasks[0].seed, read_state(self.train(proof, tasks[0].seed)))
+            self.heed.see(proof, tasks[0].seed, trained(self.train, Task(0, proof, tasks[0].seed)))
         for task in tasks:
             yield task.place, state
 

@@ -85,8 +85,14 @@ class Measured:
         rows = [f"one by one {self.alone:.2g} s each"]
         rows += [f"in {self.jobs} processes {self.in_workers:.2g} s each"] if self.jobs > 1 else []
         rows += [f"{width} at once {seconds:.2g} s each" for width, seconds in self.stacked.items()]
-        chosen = f"{self.width} at once" if self.road == "ensemble" else f"one by one in {self.workers} process{'es' * (self.workers > 1)}"
-        return f"by {TIMED} steps of each: {', '.join(rows)}{'; ' + self.why_not if self.why_not else ''}; taken {chosen}"
+        chosen = (
+            f"{self.width} at once"
+            if self.road == "ensemble"
+            else f"one by one in {self.workers} process{'es' * (self.workers > 1)}"
+        )
+        return (
+            f"by {TIMED} steps of each: {', '.join(rows)}{'; ' + self.why_not if self.why_not else ''}; taken {chosen}"
+        )
 
     @property
     def _alone(self) -> float:
@@ -113,7 +119,9 @@ def measure(training: Training, tasks: Sequence[Task], jobs: int) -> Measured:
         require_stackable(training)
         stacked = {width: _together(training, tasks[:width]) for width in widths(training, tasks)}
     except (ConfigError, RuntimeError) as error:
-        return Measured(len(tasks), jobs, alone, spread, {}, f"not at once, since {str(error).splitlines()[0].split('. ')[0]}")
+        return Measured(
+            len(tasks), jobs, alone, spread, {}, f"not at once, since {str(error).splitlines()[0].split('. ')[0]}"
+        )
     return Measured(len(tasks), jobs, alone, spread, stacked)
 
 
@@ -179,7 +187,7 @@ def one_by_one(
     """Every task on its own: here one after another, or in joblib's workers as they finish."""
     if jobs == 1 and backend is None:
         for task in tasks:
-            state = read_state(train(task.weights, task.seed))
+            state = trained(train, task)
             tick(1)
             yield task, state
         return
@@ -194,7 +202,7 @@ def _by_joblib(train: Train, tasks: Sequence[Task], jobs: int, backend: str) -> 
 
     _register(backend)
     with parallel_config(backend=backend, n_jobs=jobs):
-        if get_active_backend()[0].supports_return_generator:
+        if get_active_backend()[0].supports_return_generator:  # pyright: ignore
             yield from Parallel(return_as="generator_unordered")(delayed(_finish)(train, task) for task in tasks)  # pyright: ignore
             return
         for start in range(0, len(tasks), jobs):
@@ -202,7 +210,14 @@ def _by_joblib(train: Train, tasks: Sequence[Task], jobs: int, backend: str) -> 
 
 
 def _finish(train: Train, task: Task) -> tuple[Task, State]:
-    return task, read_state(train(task.weights, task.seed))
+    return task, trained(train, task)
+
+
+def trained(train: Train, task: Task) -> State:
+    """One retraining, with torch's random state as it was afterwards."""
+    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=cuda):
+        return read_state(train(task.weights.copy(), task.seed))
 
 
 def _register(backend: str) -> None:

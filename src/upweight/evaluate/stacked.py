@@ -83,7 +83,9 @@ class Stack:
         names = [name for name, _ in (*self.skeleton.model.named_parameters(), *self.skeleton.model.named_buffers())]
         whole = {name: value.detach().cpu() for name, value in (self.trained | self.moving).items()}
         for k in range(len(next(iter(whole.values())))):
-            yield {name: (whole[name][k] if name in whole else self.held[name].detach().cpu()).clone() for name in names}
+            yield {
+                name: (whole[name][k] if name in whole else self.held[name].detach().cpu()).clone() for name in names
+            }
 
 
 def train_stacked(

@@ -158,7 +158,9 @@ class Training:
                 f"train= found weights of shape {found.shape}. Expected ({len(self.examples)},): one a training point."
             )
         if not np.isfinite(found).all() or not found.any():
-            raise ConfigError("train= found weights that are not finite, or all zero. Expected some points to train on.")
+            raise ConfigError(
+                "train= found weights that are not finite, or all zero. Expected some points to train on."
+            )
         return found
 
     def started(self, seed: int) -> nn.Module:
@@ -258,7 +260,9 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             parameters = [p for p in self.started(0).parameters() if p.requires_grad]
         if not parameters:
-            raise ModelError("build= returned a model without parameters to train. Expected at least one that requires gradients.")
+            raise ModelError(
+                "build= returned a model without parameters to train. Expected at least one that requires gradients."
+            )
         return parameters[0].detach()
 
 
@@ -266,4 +270,3 @@ def state_of(model: nn.Module) -> State:
     """Copies of a model's parameters and buffers, on the CPU."""
     found = dict(model.named_parameters()) | dict(model.named_buffers())
     return {name: value.detach().cpu().clone() for name, value in found.items()}
-
