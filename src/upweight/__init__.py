@@ -6,6 +6,7 @@ from upweight.fitted import Solver
 from upweight.frameworks import from_sklearn
 from upweight.gradients import rows
 from upweight.influence.effects import Effects, load
+from upweight.influence.ensemble import over_checkpoints, over_models, spread_over_models
 from upweight.influence.formula import effect
 from upweight.objective.losses import smooth_hinge
 from upweight.objective.penalties import L2
@@ -34,6 +35,9 @@ __all__ = [
     "inverse",
     "linop",
     "load",
+    "over_checkpoints",
+    "over_models",
     "rows",
     "smooth_hinge",
+    "spread_over_models",
 ]
