@@ -9,7 +9,7 @@ import numpy as np
 from upweight.errors import ConfigError
 from upweight.evaluate.states import State
 
-FAR = 0.1
+FAR = 0.5
 """Share of the weight in which two weightings must differ before equal parameters prove that nobody looked at them; a single
 point without a gradient may leave without a trace."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from upweight._typing import Float
 from upweight.errors import ConfigError, MissingExtraError
 from upweight.evaluate.stacked import require_stackable, train_stacked
 from upweight.evaluate.states import State, Train, read_state
-from upweight.evaluate.training import Training
+from upweight.evaluate.training import Training, drawing
 
 ROADS = ("auto", "one_by_one", "ensemble")
 EXTRAS = {"dask": "distributed", "ray": "ray"}
@@ -214,9 +215,8 @@ def _finish(train: Train, task: Task) -> tuple[Task, State]:
 
 
 def trained(train: Train, task: Task) -> State:
-    """One retraining, with torch's random state as it was afterwards."""
-    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=cuda):
+    """One retraining, with torch's random state as it was afterwards; of one's own functions only one at a time in a process."""
+    with nullcontext() if isinstance(train, Training) else drawing():
         return read_state(train(task.weights.copy(), task.seed))
 
 
@@ -245,7 +245,7 @@ def together(
         weights: Float[np.ndarray, "k n"] = np.stack([task.weights for task in stack])
         share = len(stack) / training.steps(weights[0])
         states = train_stacked(training, weights, [task.seed for task in stack], lambda step, s=share: tick(s))
-        yield from zip(stack, states, strict=True)
+        yield from zip(stack, map(read_state, states), strict=True)
 
 
 def stacks(training: Training, tasks: Sequence[Task], width: int) -> list[list[Task]]:

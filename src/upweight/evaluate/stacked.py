@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from upweight._typing import Batch, Float, Int, Tensor
 from upweight.errors import ConfigError
 from upweight.evaluate.states import Called, State
-from upweight.evaluate.training import Training
+from upweight.evaluate.training import Training, drawing
 from upweight.gradients.guard import called
 from upweight.gradients.vmap import plain_attention
 from upweight.objective.data import map_tensors
@@ -111,8 +111,7 @@ def train_stacked(
         )
     for row in weights:
         training.require_weights_count(row)
-    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=cuda), torch.enable_grad():
+    with drawing(), torch.enable_grad():
         stack = Stack.of(training, seeds)
         _run(training, stack, weights, seeds, pools.pop(), tick)
     return list(stack.states())

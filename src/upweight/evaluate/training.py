@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
@@ -22,8 +24,19 @@ from upweight.objective.data import map_tensors
 Tick = Callable[[int, nn.Module], Any]
 """Called after every step with its number, from 1, and the model; a true answer ends the run."""
 
+_GLOBAL = threading.RLock()
+"""Held while torch's global random state is drawn from, which threads share."""
+
 MIXING_ROWS = 4
 """Examples with which a model is asked whether its outputs in train mode depend on the rest of the batch."""
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """torch's random state to oneself, and given back as it was."""
+    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with _GLOBAL, torch.random.fork_rng(devices=cuda):
+        yield
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,9 +87,12 @@ class Training:
     def __call__(self, weights: Any, seed: int = 0, tick: Tick | None = None) -> State:
         """Train at these weights (n,) from this seed; parameters and buffers by name."""
         wanted = self.read_weights(weights)
-        cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-        with torch.random.fork_rng(devices=cuda), torch.enable_grad():
+        self.require_weights_count(wanted)
+        with ExitStack() as held, torch.enable_grad():
+            held.enter_context(drawing())
             model = self.started(seed)
+            if not self.has_chance:
+                held.close()  # the rest draws nothing, so that other threads may
             self._run(model, wanted, seed, tick)
         return state_of(model)
 
@@ -90,7 +106,7 @@ class Training:
 
     def model(self, state: Mapping[str, Tensor]) -> nn.Module:
         """A model with these parameters and buffers, in eval mode."""
-        with torch.random.fork_rng(devices=[]):
+        with drawing():
             model = self.build()
         model.load_state_dict(dict(state), strict=False)
         return model.eval()
@@ -108,7 +124,7 @@ class Training:
         wanted = self.equal_weights if weights is None else self.read_weights(weights)
         length = self.steps(wanted) // self.epochs
         found: dict[int, State] = {}
-        with torch.random.fork_rng(devices=[]):
+        with drawing():
             found[0] = state_of(self.started(seed))
 
         def keep(step: int, model: nn.Module) -> None:
@@ -136,7 +152,7 @@ class Training:
     def criterion(self) -> Loss:
         """The loss, told the shape of the outputs."""
         loss = read_loss(self.loss)
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with drawing(), torch.no_grad():
             outputs, targets = self.forward(self.started(0).eval(), self.read(np.arange(min(2, len(self.examples)))))
         loss.prepare(outputs, targets, self.examples.ids)
         return loss.bound(tuple(outputs.shape[1:]))
@@ -223,7 +239,7 @@ class Training:
 
     def _outputs_under(self, first: np.ndarray, second: np.ndarray, seeds: tuple[int, int]) -> list[Tensor]:
         found = []
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with drawing(), torch.no_grad():
             for rows, seed in zip((first, second), seeds, strict=True):
                 model = self.started(0)
                 torch.manual_seed(seed)
@@ -231,7 +247,6 @@ class Training:
         return found
 
     def _run(self, model: nn.Module, weights: np.ndarray, seed: int, tick: Tick | None) -> None:
-        self.require_weights_count(weights)
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer, schedule = self.optimizer_of(parameters)
         pool = self.pool(weights)
@@ -257,7 +272,7 @@ class Training:
     @cached_property
     def _example(self) -> Tensor:
         """One of the parameters, for its type and device."""
-        with torch.random.fork_rng(devices=[]):
+        with drawing():
             parameters = [p for p in self.started(0).parameters() if p.requires_grad]
         if not parameters:
             raise ModelError(
