@@ -115,7 +115,7 @@ def _without(fitted: Fitted, places: np.ndarray) -> Altered:
     return Altered(weights)
 
 
-def _exchanged(fitted: Fitted, place: int, likeness: Examples) -> Altered:
+def _exchanged(fitted: Fitted, place: int | np.integer, likeness: Examples) -> Altered:
     leaving = _without(fitted, np.asarray([place]))
     return replace(leaving, extra=likeness, added=fitted.weights[[int(place)]])
 

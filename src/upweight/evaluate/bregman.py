@@ -10,7 +10,7 @@ influence. So it tells the error of the solver and of the linearisation, and not
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -18,15 +18,15 @@ from torch.func import vmap
 from tqdm import tqdm
 
 from upweight._typing import Batch, Float, Tensor
-from upweight.curvature import Relative, mean_eigenvalue
+from upweight.curvature import Relative, ggn, mean_eigenvalue
 from upweight.errors import ConfigError, NotConverged
 from upweight.evaluate.altered import Altered
 from upweight.evaluate.descent import Descended, descend
 from upweight.fitted import Fitted
 from upweight.gradients.vmap import plain_attention
-from upweight.linop import BlockDiagonal
+from upweight.linop import Dense, LinearOperator
 from upweight.router import KEPT_BYTES
-from upweight.solve import Filter
+from upweight.solve import Filter, inverse
 
 TOLERANCE = 1e-5
 """‖∇‖ of a response's objective in units of the gradient the change began with: errors of responses are of this size."""
@@ -39,11 +39,18 @@ MEMBER_ROWS = 26
 
 @dataclass(frozen=True)
 class Response:
-    """θ of every change, and the largest gradient left, in units of the one it began with."""
+    """θ of every change, the largest gradient left, in units of the one it began with, and how many settled by value alone."""
 
     thetas: Float[Tensor, "k p"]
     residual: float
+    settled: int
     iterations: int
+
+    @property
+    def words(self) -> str:
+        """How far they got."""
+        kinks = f", {self.settled} of {len(self.thetas)} where their objective no longer falls (kinks of the network)"
+        return f"to {self.residual:.1g} of the gradient each began with{kinks if self.settled else ''}"
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,8 @@ def responses(fitted: Fitted, altered: Sequence[Altered], progress: bool | None 
         found.append(_Problem(fitted, altered[start : start + size], proximity).solved())
     return Response(
         torch.cat([one.points for one in found]),
-        max(float(one.norms.max()) for one in found),
+        max(float(torch.where(one.settled, 0.0, one.norms).max()) for one in found),
+        sum(int(one.settled.sum()) for one in found),
         max(one.iterations for one in found),
     )
 
@@ -120,11 +128,12 @@ class _Problem:
         floor = torch.finfo(torch.float64).tiny
         found = descend(self.evaluate, start, self._precondition, TOLERANCE * began, ITERATIONS)
         relative = torch.where(began > 0, found.norms / began.clamp_min(floor), torch.zeros_like(began))
-        if float(relative.max()) > TOLERANCE:
+        left = float(torch.where(found.settled, 0.0, relative).max())
+        if left > TOLERANCE:
             raise NotConverged(
-                f"the proximal response stopped after {found.iterations} iterations with a gradient of {float(relative.max()):.2g} of what it began with. Expected {TOLERANCE:.0e}; raise damping=, or pass train= to check against retraining."
+                f"the proximal response stopped after {found.iterations} iterations with a gradient of {left:.2g} of what it began with. Expected {TOLERANCE:.0e}; raise damping=, or pass train= to check against retraining."
             )
-        return Descended(found.points, relative, found.iterations)
+        return replace(found, norms=relative)
 
     def evaluate(self, points: Float[Tensor, "k p"], members: Tensor) -> tuple[Tensor, Tensor]:
         """Values and gradients of some members."""
@@ -209,11 +218,20 @@ class _Problem:
         return self.fitted.shares(torch.tensor(moved, dtype=torch.float64, device=self.anchor.device))
 
     def _precondition(self, rows: Tensor) -> Tensor:
-        """V ↦ VP with P near the inverse of the response's own curvature."""
+        """V ↦ VP with P near the inverse of the response's own curvature, G + ∇²r + λ: that itself where it is small."""
+        if self.exact is not None:
+            return rows @ self.exact
         fitted = self.fitted
         if fitted.iterates:
             return fitted.row_inverse(len(rows)).solve(rows).rows.double()
-        operator = fitted.blocked.inverse.operator if fitted.structured else fitted.exact.inverse
-        assert not isinstance(operator, BlockDiagonal) or operator.size == len(self.anchor)
-        found = rows @ operator.T
-        return found.double()
+        return (rows @ fitted.blocked.inverse.operator.T).double()
+
+    @cached_property
+    def exact(self) -> LinearOperator | None:
+        """P written out, None where it is too large."""
+        fitted = self.fitted
+        if not (fitted.small or (fitted.linear and fitted.exact.fits)):
+            return None
+        matrix = ggn(fitted.engine).matrix.clone()
+        matrix.diagonal().add_(self.proximity)
+        return inverse(Dense(matrix, is_symmetric=True))

@@ -15,6 +15,10 @@ from upweight._typing import Bool, Float, Int, Tensor
 MEMORY = 10
 """Pairs of steps and gradient changes that are remembered."""
 
+WINDOW, FLAT = 20, 1e-6
+"""A member whose value fell by less than this share of its whole fall in so many steps has settled: at a kink, as networks of
+ReLU have them, the gradient never vanishes."""
+
 HALVINGS = 20
 ARMIJO = 1e-4
 
@@ -24,10 +28,11 @@ Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Descended:
-    """Where the members ended, their gradients' norms there, and the iterations taken."""
+    """Where the members ended, their gradients' norms there, which have settled by value alone, and the iterations taken."""
 
     points: Float[Tensor, "k p"]
     norms: Float[Tensor, "k"]
+    settled: Bool[Tensor, "k"]
     iterations: int
 
 
@@ -49,11 +54,13 @@ class _Pairs:
             share = inverse * _dot(s, found)
             found = found - share[:, None] * y
             kept.append((s, y, inverse, share))
-        found = precondition(found)
         if self.steps:
             s, y = self.steps[-1], self.changes[-1]
-            scale = _dot(s, y) * _reciprocal(_dot(y, precondition(y)))
+            found, bent = precondition(torch.cat([found, y])).tensor_split(2)
+            scale = _dot(s, y) * _reciprocal(_dot(y, bent))
             found = found * torch.where(scale > 0, scale, torch.ones_like(scale))[:, None]
+        else:
+            found = precondition(found)
         for s, y, inverse, share in reversed(kept):
             found = found + (share - inverse * _dot(y, found))[:, None] * s
         return found
@@ -66,12 +73,12 @@ def descend(
     goals: Float[Tensor, "k"],
     iterations: int,
 ) -> Descended:
-    """Minimise every member until its gradient's norm is at most its goal, or the iterations run out."""
+    """Minimise every member until its gradient's norm is at most its goal, it has settled, or the iterations run out."""
     members = torch.arange(len(start))
     points, (values, gradients) = start.clone(), evaluate(start, members)
-    pairs, taken = _Pairs(), 0
-    while taken < iterations:
-        moving = gradients.norm(dim=1) > goals
+    pairs, history, settled = _Pairs(), [values], torch.zeros(len(start), dtype=torch.bool, device=start.device)
+    for _ in range(iterations):
+        moving = (gradients.norm(dim=1) > goals) & ~settled
         if not bool(moving.any()):
             break
         direction = pairs.direction(gradients, precondition)
@@ -81,12 +88,19 @@ def descend(
             direction = torch.where(uphill[:, None], -precondition(gradients), direction)
             slopes = _dot(direction, gradients)
         found = _searched(evaluate, points, values, gradients, direction, slopes, moving)
-        if found is None:
-            break
         pairs.add(found[0] - points, found[2] - gradients)
         points, values, gradients = found
-        taken += 1
-    return Descended(points, gradients.norm(dim=1), taken)
+        history.append(values)
+        settled = settled | _settled(history)
+    norms = gradients.norm(dim=1)
+    return Descended(points, norms, settled & (norms > goals), len(history) - 1)
+
+
+def _settled(history: list[Tensor]) -> Bool[Tensor, "k"]:
+    """Whose values no longer fall."""
+    if len(history) <= WINDOW:
+        return torch.zeros_like(history[0], dtype=torch.bool)
+    return history[-1 - WINDOW] - history[-1] <= FLAT * (history[0] - history[-1])
 
 
 def _searched(
@@ -97,11 +111,11 @@ def _searched(
     direction: Tensor,
     slopes: Tensor,
     moving: Bool[Tensor, "k"],
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """The first halving of each member's step that lowers its value enough, or its gradient; None where none does."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The first halving of each member's step that lowers its value enough, or its gradient; the point itself where none does."""
     points, values, gradients = points.clone(), values.clone(), gradients.clone()
     left: Int[Tensor, "x"] = moving.nonzero().squeeze(1)
-    length, moved = 1.0, False
+    length = 1.0
     for _ in range(HALVINGS):
         tried = points[left] + length * direction[left]
         value, gradient = evaluate(tried, left)
@@ -109,11 +123,10 @@ def _searched(
         good = lower | (gradient.norm(dim=1) < 0.5 * gradients[left].norm(dim=1))
         done = left[good]
         points[done], values[done], gradients[done] = tried[good], value[good], gradient[good]
-        moved = moved or bool(good.any())
         left, length = left[~good], length / 2
         if not len(left):
             break
-    return (points, values, gradients) if moved else None
+    return points, values, gradients
 
 
 def _dot(a: Float[Tensor, "k p"], b: Float[Tensor, "k p"]) -> Float[Tensor, "k"]:

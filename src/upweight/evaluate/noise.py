@@ -119,5 +119,7 @@ def smallest_seen(runs: int, power: float = POWER, level: float = LEVEL) -> floa
         away = size * (runs / 2) ** 0.5
         return float(stats.nct.sf(edge, freedom, away) + stats.nct.cdf(-edge, freedom, away)) - power
 
-    guess = (stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)) * (2 / runs) ** 0.5
-    return float(optimize.brentq(short, 0.2 * guess, 20 * guess, xtol=1e-12, rtol=1e-10))  # pyright: ignore
+    low = high = 0.2 * (stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)) * (2 / runs) ** 0.5
+    while short(high) < 0:
+        low, high = high, 1.5 * high
+    return float(optimize.brentq(short, low, high, xtol=1e-12, rtol=1e-10)) if high > low else low  # pyright: ignore

@@ -206,7 +206,7 @@ class Refits:
         found = responses(self.fitted, altered, self.progress)
         everything = [*found.thetas, self.fitted.objective.theta.double()]
         outputs = np.stack([measured_at(question, theta).cpu().numpy() for theta in everything])
-        words = f"proximal Bregman responses at the study's λ, to {found.residual:.1g} of the gradient each began with: they hold solver and linearisation to account, not λ, and are no retrainings"
+        words = f"proximal Bregman responses at the study's λ, {found.words}: they hold solver and linearisation to account, not λ, and are no retrainings"
         return outputs[None], words
 
     def _retrained(self, question: Question, altered: list[Altered]) -> tuple[np.ndarray, str]:
