@@ -36,7 +36,7 @@ class Detection:
     found: np.ndarray
     wrong: int
 
-    def fixed(self, checked: float) -> float:
+    def fixed(self, checked: float | int) -> float:
         """Share of the wrong labels that are fixed once this share of all points is checked, the highest scores first."""
         if not 0 <= checked <= 1:
             raise ConfigError(f"fixed() found checked={checked}. Expected a share between 0 and 1.")

@@ -80,7 +80,7 @@ class Comparison:
     """
 
     difference: Estimate
-    margin: float
+    margin: float | int
 
     @property
     def better(self) -> bool:
@@ -112,7 +112,7 @@ class Comparison:
         return f"Comparison, {self.words}."
 
 
-def compare(first: Estimate, second: Estimate, margin: float = 0.02) -> Comparison:
+def compare(first: Estimate, second: Estimate, margin: float | int = 0.02) -> Comparison:
     """Two methods on the same truth: the difference, with a paired bootstrap interval.
 
     Args:

@@ -7,6 +7,7 @@ A two-sample t-test of n retrainings with the change against n without it, each 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -21,6 +22,9 @@ POWER, LEVEL = 0.8, 0.05
 
 EXACT = 100
 """Retrainings a side up to which the noncentral t is asked; beyond, the normal distribution is as good."""
+
+NODES, TAIL = 200, 1e-14
+"""Points of the quadrature over the estimated deviation, and the probability left out at each end: power to about 1e-10."""
 
 MOST = 10**6
 """Retrainings a side beyond which an effect is called invisible."""
@@ -112,14 +116,30 @@ def retrainings_needed(effects: np.ndarray, deviation: np.ndarray, power: float,
 @lru_cache(maxsize=4096)
 def smallest_seen(runs: int, power: float = POWER, level: float = LEVEL) -> float:
     """The smallest effect, in σ, that a two-sample t-test of this many a side finds with this power."""
+    seen = _power_of(runs, level)
+    low = high = 0.2 * (stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)) * (2 / runs) ** 0.5
+    while seen(high) < power:
+        low, high = high, 1.5 * high
+    if high == low:
+        return low
+    found = optimize.brentq(lambda size: seen(size) - power, low, high, xtol=1e-12)
+    return float(found)  # pyright: ignore
+
+
+def _power_of(runs: int, level: float) -> Callable[[float], float]:
+    """Effect in σ ↦ P(|T| > edge), T = (z + δ)/s with s² = χ²/(2n − 2): the mean over s of two normal tails, by quadrature.
+
+    SciPy's noncentral t is NaN at many of these arguments.
+    """
     freedom = 2 * runs - 2
     edge = stats.t.ppf(1 - level / 2, freedom)
+    first, last = np.sqrt(stats.chi2.ppf([TAIL, 1 - TAIL], freedom) / freedom)
+    places, shares = np.polynomial.legendre.leggauss(NODES)
+    s = first + (last - first) * (places + 1) / 2
+    mass = shares * (last - first) / 2 * stats.chi2.pdf(freedom * s**2, freedom) * 2 * freedom * s
 
-    def short(size: float) -> float:
+    def seen(size: float) -> float:
         away = size * (runs / 2) ** 0.5
-        return float(stats.nct.sf(edge, freedom, away) + stats.nct.cdf(-edge, freedom, away)) - power
+        return float(mass @ (stats.norm.cdf(away - edge * s) + stats.norm.cdf(-away - edge * s)))
 
-    low = high = 0.2 * (stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)) * (2 / runs) ** 0.5
-    while short(high) < 0:
-        low, high = high, 1.5 * high
-    return float(optimize.brentq(short, low, high, xtol=1e-12, rtol=1e-10)) if high > low else low  # pyright: ignore
+    return seen

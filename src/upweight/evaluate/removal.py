@@ -1,4 +1,4 @@
-"""Brittleness: the fewest points, most helpful first, without which a prediction flips; random points as a control."""
+"""Brittleness: the fewest points, those that hold it up first, without which a prediction flips; random points as a control."""
 
 from __future__ import annotations
 
@@ -86,14 +86,15 @@ def brittleness(
     control: bool = True,
     progress: bool | None = None,
 ) -> Brittleness:
-    """The smallest top-k whose removal flips each prediction: remove the points that scores call most helpful, and retrain.
+    """The smallest top-k whose removal flips each prediction: remove the points that scores say hold it up, and retrain.
 
+    Those are the most helpful ones of a query that is predicted rightly, the most harmful ones of one that is not.
     The sizes are searched by bisection, as if what flips at one size flipped at every larger one; the size that is
     returned did flip the prediction, and the tried size before it did not.
 
     Args:
         study: a classifier's ``uw.Study``.
-        scores: (m, n) drop effects of the queries' loss, the most helpful points highest, or {name: scores} of several methods.
+        scores: (m, n) drop effects of the queries' loss, positive for helpful points, or {name: scores} of several methods.
         train: (weights, seed) → state dict, a ``Training`` or a ``Retraining``; Newton from θ̂ otherwise.
         sizes: numbers of points to try; from a thousandth to a fifth of the training set by default.
         seed: of every retraining, and of the random order of the control.
@@ -117,10 +118,11 @@ def brittleness(
             f"brittleness found the loss {fitted.objective.loss.name!r}, which predicts no class. Expected a classifier, whose predictions can flip."
         )
     queries = question.measured.query_ids
-    orders = _orders(scores, len(queries), fitted.objective.count, seed, control)
-    tried = _sizes(sizes, fitted.objective.count)
+    named, tried = _read(scores, len(queries), fitted.objective.count), _sizes(sizes, fitted.objective.count)
     search = _Search(question, None if train is None else as_retraining(train, progress), seed)
-    found = search.smallest(np.concatenate(list(orders.values())), len(queries), tried)
+    before = search.classes([Altered(fitted.weights)])[0]
+    orders = _orders(named, before == _labels(question.measured.targets), seed, control)
+    found = search.smallest(np.concatenate(list(orders.values())), before, tried)
     parts = np.split(found, len(orders))
     return Brittleness(dict(zip(orders, parts, strict=True)), tried, queries, search.taken)
 
@@ -134,15 +136,16 @@ class _Search:
         if retraining is None:
             require_refits(self.fitted, "brittleness")
 
-    def smallest(self, orders: Int[np.ndarray, "x n"], queries: int, sizes: tuple[int, ...]) -> Float[np.ndarray, "x"]:
+    def smallest(
+        self, orders: Int[np.ndarray, "x n"], before: Int[np.ndarray, "m"], sizes: tuple[int, ...]
+    ) -> Float[np.ndarray, "x"]:
         """The smallest size that flips, one a row of orders; rows go through the queries again and again."""
-        own = np.arange(len(orders)) % queries
-        before = self._classes([Altered(self.fitted.weights)])[0]
+        own = np.arange(len(orders)) % len(before)
         low, high = np.full(len(orders), -1), np.full(len(orders), len(sizes))  # flips at high, not at low
         while (open_ := np.flatnonzero(high - low > 1)).size:
             middle = (low[open_] + high[open_]) // 2
             altered = [self._without(orders[row, : sizes[place]]) for row, place in zip(open_, middle, strict=True)]
-            after = self._classes(altered)[np.arange(len(open_)), own[open_]]
+            after = self.classes(altered)[np.arange(len(open_)), own[open_]]
             flips = after != before[own[open_]]
             high[open_[flips]], low[open_[~flips]] = middle[flips], middle[~flips]
         return np.asarray([*sizes, np.inf])[high]
@@ -152,7 +155,7 @@ class _Search:
         weights[torch.as_tensor(places)] = 0.0
         return Altered(weights)
 
-    def _classes(self, altered: list[Altered]) -> Int[np.ndarray, "k m"]:
+    def classes(self, altered: list[Altered]) -> Int[np.ndarray, "k m"]:
         """Predicted classes of all queries after each retraining."""
         self.taken += len(altered)
         if self.retraining is None:
@@ -171,20 +174,34 @@ class _Search:
         return torch.stack(found).cpu().numpy()
 
 
-def _orders(scores: Any, queries: int, count: int, seed: int, control: bool) -> dict[str, Int[np.ndarray, "m n"]]:
-    """By method, the points of each query, most helpful first."""
+def _read(scores: Any, queries: int, count: int) -> dict[str, Float[np.ndarray, "m n"]]:
+    """Scores by method, as finite arrays that fit."""
     named = dict(scores) if isinstance(scores, Mapping) else {"scores": scores}
-    found = {}
-    for name, own in named.items():
-        values = np.asarray(own, dtype=float)
+    found = {str(name): np.asarray(own, dtype=float) for name, own in named.items()}
+    for name, values in found.items():
         if values.shape != (queries, count):
-            raise ShapeError(f"brittleness found scores {name!r} of shape {values.shape}. Expected ({queries}, {count}): a row a query, a column a training point.")  # fmt: skip
+            raise ShapeError(
+                f"brittleness found scores {name!r} of shape {values.shape}. Expected ({queries}, {count}): a row a query, a column a training point."
+            )
         if not np.isfinite(values).all():
             raise NonFiniteInput(f"brittleness found scores {name!r} that are not finite. Expected finite numbers.")
-        found[str(name)] = np.argsort(-values, axis=1, kind="stable")
+    return found
+
+
+def _labels(targets: torch.Tensor) -> Int[np.ndarray, "m"]:
+    return targets.reshape(len(targets), -1)[:, 0].round().long().cpu().numpy()
+
+
+def _orders(
+    scores: dict[str, Float[np.ndarray, "m n"]], right: np.ndarray, seed: int, control: bool
+) -> dict[str, Int[np.ndarray, "m n"]]:
+    """By method, the points of each query, those that hold its prediction up first."""
+    held = np.where(right, 1.0, -1.0)[:, None]
+    found = {name: np.argsort(-held * values, axis=1, kind="stable") for name, values in scores.items()}
     if control:
         generator = np.random.default_rng(seed)
-        found[RANDOM] = np.stack([generator.permutation(count) for _ in range(queries)])
+        count = next(iter(scores.values())).shape[1]
+        found[RANDOM] = np.stack([generator.permutation(count) for _ in range(len(right))])
     return found
 
 
