@@ -44,6 +44,12 @@ GROWTH = {
     "width": (128, 256, 512, 1024),
     "depth": (2, 4, 8, 16),
 }
+RETRAINED = {
+    "alone": "one after another, all threads (the truth of the rest)",
+    "workers": "in two worker processes",
+    "ensemble": "**stacked**, the width measured",
+    "auto": "whichever a short measurement finds faster",
+}
 WORKLOADS = {
     "softmax": (
         "Exact influence, 10-class softmax on 9,000 digits (p = 7,850), 100 queries × 9,000 points",
@@ -115,6 +121,14 @@ WORKLOADS = {
             for size in sizes
         ],
     ),
+    "refits": (
+        "100 retrainings on random halves: a perceptron on Concrete (34,305 parameters, 896 points, 20 epochs) and one on FashionMNIST (567,434 parameters, 6,144 points, 2 epochs)",
+        [
+            Entry(f"{kind}-{road}", f"{kind.capitalize()}: {label}", "refits/ours.py", limit=1800)
+            for kind in ("concrete", "fashion")
+            for road, label in RETRAINED.items()
+        ],
+    ),
     "lines": (
         "Deletion diagnostics at n = 100,000, p = 51: I_up,params of every point, and the drop of 20 queries' loss",
         [
@@ -134,6 +148,8 @@ TRUTHS = {
     "mlp": "mlp-upweight-written",
     "cnn": "cnn-upweight-written",
     "transformer": "transformer-upweight",
+    "concrete": "concrete-alone",
+    "fashion": "fashion-alone",
 }
 
 
@@ -172,7 +188,7 @@ def agreement(name: str) -> dict:
 def line(entry: Entry, record: dict, run: str = "") -> str:
     """One row of the table; a row of another run than the rest is marked."""
     label = entry.label + (" ‡" if run and record.get("run") != run else "")
-    label += f"<br>{record['notes']}" if entry.script == "networks/solver.py" and record.get("notes") else ""
+    label += f"<br>{record['notes']}" if entry.script in NOTED and record.get("notes") else ""
     if "failure" in record:
         return f"| {label} | {record['failure']} | | | | | | |"
     phases = " + ".join(f"{name} {seconds:.3g}" for name, seconds in record["seconds"].items())
@@ -182,6 +198,9 @@ def line(entry: Entry, record: dict, run: str = "") -> str:
     numbers = [f"{record[key]:.{digits}}" if key in record else "" for key, digits in FIGURES]
     return f"| {label} | {total:.3g} | {phases} | {epochs} | {record['peak_mb']:,.0f} | {' | '.join(numbers)} |"
 
+
+NOTED = ("networks/solver.py", "refits/ours.py")
+"""Scripts whose rows say more than figures."""
 
 FIGURES = (("error", "1e"), ("pearson", "5f"), ("slope", "4f"))
 HEAD = "| method | seconds | of which | × T_epoch | peak MB | relative error | Pearson | slope |\n|---|---|---|---|---|---|---|---|"

@@ -7,9 +7,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import stats
 
 from upweight.errors import ConfigError
 from upweight.evaluate.agreement import Agreement, agreement_of, pearson_of, slope_of
+from upweight.evaluate.estimates import LEVEL
 from upweight.evaluate.noise import NoiseFloor
 from upweight.evaluate.plots import new_axes
 from upweight.evaluate.refits import Refits
@@ -48,6 +50,7 @@ class Calibration:
         truth: 'refit', or 'pbrf' where the points left the network's proximal Bregman objective.
         noise: how many retrainings it would take to see each effect through chance; None where one seed was trained, or no seed
             makes a difference.
+        standard_error: (m, k), of the refitted changes, from the spread of the seeds' own changes; None likewise.
     """
 
     predicted: np.ndarray
@@ -58,6 +61,7 @@ class Calibration:
     unit: str
     truth: str = "refit"
     noise: NoiseFloor | None = None
+    standard_error: np.ndarray | None = None
 
     @property
     def slope(self) -> float:
@@ -110,7 +114,7 @@ class Calibration:
             return f"Cannot say: {self.concerns[0]}."
         if not self.concerns:
             return f"Trust the sizes and the order of the scores{of}."
-        if self.noise is not None and self.noise.share < SEEN:
+        if self.noise is not None and max(self.noise.share, self.shown) < SEEN:
             return f"Cannot say: {self.noise.words}; take more seeds, groups of points, or subset_truth() and lds()."
         if self.agreement.spearman.high < 0:
             return "Do not trust the scores: they run against the truth, as if their sign were turned."
@@ -119,6 +123,14 @@ class Calibration:
                 f"Trust the order of the scores and not their sizes, which are off by a factor of {self.slope:.2g}{of}."
             )
         return f"Do not trust the scores of single points here: {self.concerns[0]}."
+
+    @property
+    def shown(self) -> float:
+        """Share of the refitted changes that differ from zero by a t-test of the seeds' own changes; one where there is no chance."""
+        if self.standard_error is None or self.noise is None:
+            return 1.0
+        edge = stats.t.ppf((1 + LEVEL) / 2, self.noise.runs - 1)
+        return float((np.abs(self.refitted) > edge * self.standard_error).mean())
 
     def per_query(self) -> pd.DataFrame:
         """Slope, Pearson and Spearman of each query on its own."""
@@ -195,6 +207,7 @@ def check(
         effects.unit,
         done.kind,
         real.noise,
+        None if real.noise is None else real.standard_error,
     )
 
 

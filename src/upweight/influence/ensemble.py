@@ -1,6 +1,6 @@
 """Effects of several models made one: sums over checkpoints of a run, means over independently trained models.
 
-    Σ_t η_t E_t / Σ_t η_t   (a mean),   Σ_t η_t E_t   (TracIn, η_t the learning rate times the steps taken at checkpoint t)
+    Σ_t η_t E_t / Σ_t η_t   (a mean),   Σ_t η_t E_t   [Pruthi20 TracIn]   (η_t the learning rate times the steps at checkpoint t)
 
 Both are linear in the effects, so they may be taken before or after sums over groups, queries or modules.
 """
