@@ -15,6 +15,7 @@ from torch.nn import functional as F
 import upweight as uw
 from cases import classification, fit, fitted_mlp, mlp, pearson, regression, slope
 from upweight.evaluate import Refits, Retraining, Training
+from upweight.evaluate import refits as refits_module
 
 N, PENALTY = 40, 0.05
 ce = nn.CrossEntropyLoss(reduction="none")
@@ -251,3 +252,32 @@ def test_weights_and_examples_that_do_not_fit_are_refused():
         Refits(
             uw.Study(model, (problem.X, problem.y), loss="cross_entropy", curvature="ekfac", memory=600), truth="refit"
         )
+
+
+def test_newton_refits_are_kept_one_by_one_and_none_is_taken_twice(tmp_path, monkeypatch):
+    model, problem = softmax()
+    study = uw.Study(model, (problem.X, problem.y), loss="cross_entropy", penalty=uw.L2(PENALTY))
+    taken, real = [], refits_module.refit_altered
+
+    def interrupted(fitted, altered):
+        taken.append(altered)
+        if len(taken) == 4:
+            raise KeyboardInterrupt
+        return real(fitted, altered)
+
+    monkeypatch.setattr(refits_module, "refit_altered", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Refits(study, folder=tmp_path).drop(problem.query, which=[1, 2, 3, 4, 5])
+    assert len(list(tmp_path.glob("*.safetensors"))) == 3
+    found = Refits(study, folder=tmp_path).drop(problem.query, which=[1, 2, 3, 4, 5])
+    assert len(taken) == 4 + 3  # two points that were left, and the unchanged set
+    monkeypatch.undo()
+    whole = Refits(study).drop(problem.query, which=[1, 2, 3, 4, 5])
+    np.testing.assert_array_equal(found.effects.values, whole.effects.values)
+    other = uw.Study(model, (problem.X, problem.y), loss="cross_entropy", penalty=uw.L2(2 * PENALTY))
+    with pytest.warns(uw.errors.NotStationaryWarning):
+        other.drop(problem.query)
+    moved = Refits(other, folder=tmp_path).drop(problem.query, which=[1]).effects.values
+    assert not np.allclose(moved, found.effects.values[:, :1], rtol=1e-3)
+    with pytest.raises(uw.errors.ConfigError, match=r"Expected one folder; give it to the Retraining"):
+        Refits(study, Retraining(recipe(problem)), folder=tmp_path)

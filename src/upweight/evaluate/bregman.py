@@ -23,6 +23,7 @@ from upweight.errors import ConfigError, NotConverged
 from upweight.evaluate.altered import Altered
 from upweight.evaluate.descent import Descended, descend
 from upweight.fitted import Fitted
+from upweight.gradients import NetworkEngine
 from upweight.gradients.vmap import plain_attention
 from upweight.linop import Dense, LinearOperator
 from upweight.router import KEPT_BYTES
@@ -176,17 +177,24 @@ class _Problem:
             return False
         return True
 
+    @property
+    def tile(self) -> int:
+        """Examples read at a time: what all members hold of them stays within memory."""
+        engine = self.fitted.engine
+        held = engine.held if isinstance(engine, NetworkEngine) else self.fitted.objective.space.size
+        return max(1, min(engine.tile, KEPT_BYTES // (8 * len(self.altered) * held)))
+
     @cached_property
     def batches(self) -> list[Anchored]:
         """The training set and what the changes bring, with members' weights."""
         objective, found = self.fitted.objective, []
         weights = torch.stack([one.weights for one in self.altered])
-        for where, batch in objective.examples.batches(self.fitted.engine.tile):
+        for where, batch in objective.examples.batches(self.tile):
             found.append(self._anchored(objective.moved(batch), self.fitted.weights[where], weights[:, where]))
         for member, one in enumerate(self.altered):
             if one.extra is None or one.added is None:
                 continue
-            for where, batch in one.extra.batches(self.fitted.engine.tile):
+            for where, batch in one.extra.batches(self.tile):
                 own = weights.new_zeros(len(self.altered), where.stop - where.start)
                 own[member] = one.added[where]
                 found.append(self._anchored(objective.moved(batch), torch.zeros_like(own[0]), own))

@@ -196,7 +196,7 @@ def check(
     if seeds < 1:
         raise ConfigError(f"check found seeds={seeds}. Expected at least 1.")
     chosen = chosen_points(effects.values, min(refits, effects.values.shape[1]), seed)
-    done = Refits(study, train, tuple(range(seed, seed + seeds)), truth, progress)
+    done = Refits(study, train, tuple(range(seed, seed + seeds)), truth, progress=progress)
     real = done.drop(query, which=effects.train_ids[chosen].tolist(), measure=measure)
     return Calibration(
         effects.values[:, chosen],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from upweight._typing import Float, Index
@@ -25,8 +27,10 @@ from upweight.evaluate.altered import (
     without_groups,
 )
 from upweight.evaluate.bregman import responses
+from upweight.evaluate.fingerprint import fingerprint
+from upweight.evaluate.finished import Finished, finished_in
 from upweight.evaluate.noise import NoiseFloor, noise_floor
-from upweight.evaluate.refit import refit_altered, require_refits
+from upweight.evaluate.refit import Minimum, refit_altered, require_refits
 from upweight.evaluate.retraining import Retraining, as_retraining
 from upweight.evaluate.states import Train, measured_at
 from upweight.evaluate.subsets import retrained_outputs
@@ -89,6 +93,8 @@ class Refits:
         seeds: how many retrainings of each, or which seeds.
         truth: 'refit', really refitting; 'pbrf', the proximal Bregman response; 'auto', the first where ``train`` is given or Newton's
             method can be used from θ̂ (a linear model, or a small network at a minimum), else the second.
+        folder: where finished refits are kept, one by one, so that none is taken twice; in memory, as long as this object lives, by
+            default. A ``Retraining`` has a folder of its own.
         progress: show a progress bar; None shows one on a terminal.
 
     Raises:
@@ -104,6 +110,7 @@ class Refits:
     train: Train | Retraining | None = None
     seeds: int | Sequence[int] = 1
     truth: str = "auto"
+    folder: str | os.PathLike[str] | None = None
     progress: bool | None = None
 
     def __post_init__(self) -> None:
@@ -116,6 +123,10 @@ class Refits:
         if not self.chosen_seeds or (self.train is None and len(self.chosen_seeds) > 1):
             raise ConfigError(
                 f"found seeds={self.seeds!r}{'' if self.train is not None else ' without train='}. Expected at least one, and one without train=: Newton's method has no chance in it."
+            )
+        if self.folder is not None and isinstance(self.train, Retraining):
+            raise ConfigError(
+                "folder= found train= that is a Retraining. Expected one folder; give it to the Retraining."
             )
         if self.kind == "refit" and self.train is None:
             require_refits(self.fitted, "a refit")
@@ -197,10 +208,32 @@ class Refits:
     def _refitted(self, question: Question, altered: list[Altered]) -> tuple[np.ndarray, str]:
         found, worst = [], 0.0
         for one in self._watched([*altered, Altered(self.fitted.weights)]):
-            minimum = refit_altered(self.fitted, one)
+            minimum = self._minimum(one)
             worst = max(worst, minimum.gradient_norm)
             found.append(measured_at(question, minimum.theta).cpu().numpy())
         return np.stack(found)[None], f"Newton refits from θ̂ to ‖∇Q‖ ≤ {worst:.1g} of a typical ‖∇ℓᵢ‖"
+
+    def _minimum(self, altered: Altered) -> Minimum:
+        """A refit, taken or read back."""
+        key = fingerprint(self.name, altered)
+        kept = self.finished.get(key)
+        if kept is not None:
+            return Minimum(kept["theta"].to(self.fitted.weights), float(kept["gradient_norm"]))
+        found = refit_altered(self.fitted, altered)
+        norm = torch.tensor(found.gradient_norm, dtype=torch.float64)
+        self.finished.put(key, {"theta": found.theta.cpu(), "gradient_norm": norm})
+        return found
+
+    @cached_property
+    def finished(self) -> Finished:
+        """Newton refits that are finished."""
+        return finished_in(self.folder)
+
+    @cached_property
+    def name(self) -> str:
+        """A digest of what is refitted: the parameters it begins with, the data, the loss, the penalty and the protocol."""
+        o = self.fitted.objective
+        return fingerprint(o.theta, o.examples, o.loss, o.forward, o.penalty.diagonal, self.fitted.protocol)
 
     def _responded(self, question: Question, altered: list[Altered]) -> tuple[np.ndarray, str]:
         found = responses(self.fitted, altered, self.progress)
@@ -210,8 +243,7 @@ class Refits:
         return outputs[None], words
 
     def _retrained(self, question: Question, altered: list[Altered]) -> tuple[np.ndarray, str]:
-        assert self.train is not None
-        retraining = as_retraining(self.train, self.progress)
+        retraining = self.retraining
         extra = extra_of(altered)
         if extra:
             retraining = _with_data(retraining, Joined.of([_training_of(retraining).examples, *extra]))
@@ -220,6 +252,12 @@ class Refits:
         outputs = retrained_outputs(question, question.measured, weights, self.chosen_seeds, retraining)
         count = len(self.chosen_seeds)
         return outputs, f"retrained from {count} seed{'s' * (count > 1)}, with the change and without"
+
+    @cached_property
+    def retraining(self) -> Retraining:
+        """How ``train`` is taken many times."""
+        assert self.train is not None
+        return as_retraining(self.train, self.progress, self.folder)
 
     def _watched(self, items: list[Altered]) -> Any:
         hidden = None if self.progress is None else not self.progress

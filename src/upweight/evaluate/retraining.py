@@ -194,6 +194,8 @@ def _tasks(weights: Any, seeds: int | Sequence[int]) -> list[Task]:
     return [Task(place, row, seed) for place, (row, seed) in enumerate(zip(rows, wanted, strict=True))]
 
 
-def as_retraining(train: Train | Retraining, progress: bool | None) -> Retraining:
+def as_retraining(
+    train: Train | Retraining, progress: bool | None, folder: str | os.PathLike[str] | None = None
+) -> Retraining:
     """What ``train=`` was given, with the means to take it many times."""
-    return train if isinstance(train, Retraining) else Retraining(train, progress=progress)
+    return train if isinstance(train, Retraining) else Retraining(train, folder=folder, progress=progress)
