@@ -44,6 +44,12 @@ GROWTH = {
     "width": (128, 256, 512, 1024),
     "depth": (2, 4, 8, 16),
 }
+RETRAINED = {
+    "alone": "one after another, all threads (the truth of the rest)",
+    "workers": "in two worker processes",
+    "ensemble": "**stacked**, the width measured",
+    "auto": "whichever a short measurement finds faster",
+}
 WORKLOADS = {
     "softmax": (
         "Exact influence, 10-class softmax on 9,000 digits (p = 7,850), 100 queries × 9,000 points",
@@ -109,9 +115,7 @@ WORKLOADS = {
         [
             Entry("index-truth", "uncompressed", "index/sequences.py", limit=900),
             Entry("index-logra", "LoGra 64 × 64, float16: 196,608 bytes", "index/sequences.py", limit=900),
-            Entry(
-                "index-eigenbasis", "**upweight**, eigenbasis, int8: 12,288 bytes", "index/sequences.py", limit=900
-            ),
+            Entry("index-eigenbasis", "**upweight**, eigenbasis, int8: 12,288 bytes", "index/sequences.py", limit=900),
             Entry("million-build", "**upweight**, a million examples: build", "index/million.py", limit=900),
             Entry(
                 "million-query", "**upweight**, a million examples: both ends, 20 each", "index/million.py", limit=900
@@ -135,6 +139,14 @@ WORKLOADS = {
             for size in sizes
         ],
     ),
+    "refits": (
+        "100 retrainings on random halves: a perceptron on Concrete (34,305 parameters, 896 points, 20 epochs) and one on FashionMNIST (567,434 parameters, 6,144 points, 2 epochs)",
+        [
+            Entry(f"{kind}-{road}", f"{kind.capitalize()}: {label}", "refits/ours.py", limit=1800)
+            for kind in ("concrete", "fashion")
+            for road, label in RETRAINED.items()
+        ],
+    ),
     "lines": (
         "Deletion diagnostics at n = 100,000, p = 51: I_up,params of every point, and the drop of 20 queries' loss",
         [
@@ -155,6 +167,8 @@ TRUTHS = {
     "cnn": "cnn-upweight-written",
     "transformer": "transformer-upweight",
     "index": "index-truth",
+    "concrete": "concrete-alone",
+    "fashion": "fashion-alone",
 }
 
 
@@ -193,7 +207,7 @@ def agreement(name: str) -> dict:
 def line(entry: Entry, record: dict, run: str = "") -> str:
     """One row of the table; a row of another run than the rest is marked."""
     label = entry.label + (" ‡" if run and record.get("run") != run else "")
-    label += f"<br>{record['notes']}" if entry.script in TALKING and record.get("notes") else ""
+    label += f"<br>{record['notes']}" if entry.script in NOTED and record.get("notes") else ""
     if "failure" in record:
         return f"| {label} | {record['failure']} | | | | | | |"
     phases = " + ".join(f"{name} {seconds:.3g}" for name, seconds in record["seconds"].items())
@@ -204,7 +218,7 @@ def line(entry: Entry, record: dict, run: str = "") -> str:
     return f"| {label} | {total:.3g} | {phases} | {epochs} | {record['peak_mb']:,.0f} | {' | '.join(numbers)} |"
 
 
-TALKING = ("networks/solver.py", "index/sequences.py", "index/million.py")
+NOTED = ("networks/solver.py", "index/sequences.py", "index/million.py", "refits/ours.py")
 """Scripts whose rows say what they found beneath their label."""
 
 FIGURES = (("error", "1e"), ("pearson", "5f"), ("slope", "4f"))

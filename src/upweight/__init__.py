@@ -1,6 +1,6 @@
 """upweight: what would change about a fitted model if its training data changed."""
 
-from upweight import curvature, errors, linop, methods, show
+from upweight import curvature, errors, evaluate, linop, methods, show
 from upweight.curvature import Relative
 from upweight.displays import CalibrationDisplay, EffectsDisplay, SuspectsDisplay
 from upweight.fitted import Solver
@@ -8,6 +8,7 @@ from upweight.frameworks import from_sklearn, from_statsmodels
 from upweight.gradients import rows
 from upweight.index import Index
 from upweight.influence.effects import Effects, load
+from upweight.influence.ensemble import over_checkpoints, over_models, spread_over_models
 from upweight.influence.formula import effect
 from upweight.objective.losses import smooth_hinge
 from upweight.objective.penalties import L2
@@ -35,13 +36,17 @@ __all__ = [
     "curvature",
     "effect",
     "errors",
+    "evaluate",
     "from_sklearn",
     "from_statsmodels",
     "inverse",
     "linop",
     "load",
     "methods",
+    "over_checkpoints",
+    "over_models",
     "rows",
     "show",
     "smooth_hinge",
+    "spread_over_models",
 ]

@@ -31,7 +31,8 @@ UpweightWarning
 ├── NotStationaryWarning   the parameters are not at a minimum of the objective
 ├── ApproximationWarning   an approximation was taken where an exact answer was refused
 ├── ModeWarning            the model was in train mode and is scored in eval mode
-└── UnitWarning            a number that looks as if it were in another unit
+├── UnitWarning            a number that looks as if it were in another unit
+└── SignWarning            scores that run against the truth, as if they had the other sign
 
 Every message says what was found, what was expected, and what to do next.
 """
@@ -161,6 +162,10 @@ class ModeWarning(UpweightWarning):
 
 class UnitWarning(UpweightWarning):
     """A number that looks as if it were in another unit."""
+
+
+class SignWarning(UpweightWarning):
+    """Scores whose correlation with the truth is clearly negative."""
 
 
 def plain(value: object) -> object:

@@ -7,9 +7,8 @@ from sklearn.linear_model import LogisticRegression
 
 import upweight as uw
 from cases import pearson, slope
-from upweight.evaluate.calibration import leave_out
+from upweight.evaluate import Refits
 from upweight.evaluate.refit import refit
-from upweight.questions.question import Question
 
 QUERIES = 20
 
@@ -31,7 +30,7 @@ def digits():
 
 def test_predictions_equal_warm_refits(digits):
     study, _, query, effects, chosen = digits
-    warm = leave_out(study.fitted, Question(study.fitted, query, "loss"), chosen)
+    warm = Refits(study).drop(query, which=chosen).effects.values
     predicted = effects.values[:, chosen]
     per_query = np.array([pearson(warm[q], predicted[q]) for q in range(QUERIES)])
     overlap = np.mean(
@@ -52,7 +51,7 @@ def test_predictions_equal_warm_refits(digits):
 def test_cold_refits_by_the_estimator_itself_agree_with_warm_ones(digits):
     study, (X, y), query, effects, chosen = digits
     picked = chosen[[0, 1, 2, 50, 51]]
-    warm = leave_out(study.fitted, Question(study.fitted, query, "loss"), picked)
+    warm = Refits(study).drop(query, which=picked).effects.values
     before = -np.log(
         LogisticRegression(C=0.1, tol=1e-10, max_iter=10000)
         .fit(X, y)

@@ -299,7 +299,7 @@ def small(**settings) -> tuple[uw.Study, tuple, dict]:
 
 def moved(state: dict, weights: np.ndarray, by: float = 0.01) -> dict:
     """A state dict that depends on the weights, as a retraining would."""
-    drift = by * float(weights @ np.arange(len(weights)))
+    drift = by * float(weights @ np.sqrt(1.0 + np.arange(len(weights))))
     return {key: value + drift * torch.arange(value.numel(), dtype=value.dtype).view_as(value) for key, value in state.items()}  # fmt: skip
 
 

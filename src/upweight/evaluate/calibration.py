@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from scipy import stats
-from tqdm import tqdm
 
-from upweight._typing import Float, Tensor
 from upweight.displays import CalibrationDisplay
 from upweight.errors import ConfigError
-from upweight.evaluate.refit import refit
-from upweight.fitted import Fitted
+from upweight.evaluate.agreement import Agreement, agreement_of, pearson_of, slope_of
+from upweight.evaluate.estimates import LEVEL
+from upweight.evaluate.noise import NoiseFloor
+from upweight.evaluate.refits import Refits
+from upweight.evaluate.retraining import Retraining
+from upweight.evaluate.states import Train
 from upweight.influence.effects import Effects
-from upweight.questions.question import Question
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +27,18 @@ if TYPE_CHECKING:
 SLOPE_LIMIT, PEARSON_LIMIT = 0.25, 0.9
 """A slope within a quarter of 1 and this correlation: below them a prediction is no longer a forecast of a refit."""
 
+ORDER_LIMIT = 0.7
+"""Rank correlation from which the order of points can be used where their sizes cannot."""
+
+SEEN = 0.5
+"""Share of the effects that must stand out of seed noise before their disagreement says anything about scores."""
+
+WORDS = {
+    "refit": ("real refits", "really refitting", "refitted"),
+    "pbrf": ("proximal responses", "the proximal response", "responding"),
+}
+"""What each truth is called: many of it, doing it, done by it."""
+
 
 @dataclass(frozen=True, repr=False)
 class Calibration:
@@ -35,6 +47,10 @@ class Calibration:
     Attributes:
         predicted, refitted: (m, k), in the unit of the measurement.
         query_ids, train_ids: names of rows and columns.
+        truth: 'refit', or 'pbrf' where the points left the network's proximal Bregman objective.
+        noise: how many retrainings it would take to see each effect through chance; None where one seed was trained, or no seed
+            makes a difference.
+        standard_error: (m, k), of the refitted changes, from the spread of the seeds' own changes; None likewise.
     """
 
     predicted: np.ndarray
@@ -43,25 +59,29 @@ class Calibration:
     train_ids: np.ndarray
     measure: str
     unit: str
+    truth: str = "refit"
+    noise: NoiseFloor | None = None
+    standard_error: np.ndarray | None = None
 
     @property
     def slope(self) -> float:
         """Refitted change per unit of predicted change: 1 when the scale is right."""
-        if not np.ptp(self.predicted):
-            return float("nan")  # nothing is predicted to move, so there is no slope to speak of
-        return float(stats.linregress(self.predicted.ravel(), self.refitted.ravel()).slope)  # pyright: ignore
+        return slope_of(self.predicted.ravel(), self.refitted.ravel())
 
     @property
     def pearson(self) -> float:
         """Linear correlation over all queries and points."""
-        flat = not np.ptp(self.predicted) or not np.ptp(self.refitted)
-        return float("nan") if flat else float(np.corrcoef(self.predicted.ravel(), self.refitted.ravel())[0, 1])
+        return pearson_of(self.predicted.ravel(), self.refitted.ravel())
 
     @property
     def spearman(self) -> float:
         """Rank correlation over all queries and points."""
-        flat = not np.ptp(self.predicted) or not np.ptp(self.refitted)
-        return float("nan") if flat else float(stats.spearmanr(self.predicted.ravel(), self.refitted.ravel())[0])  # pyright: ignore
+        return self.agreement.spearman.value
+
+    @cached_property
+    def agreement(self) -> Agreement:
+        """Slope, Pearson and Spearman with 95 % intervals over queries and points."""
+        return agreement_of(self.predicted, self.refitted)
 
     @property
     def relative_error(self) -> float:
@@ -79,8 +99,38 @@ class Calibration:
         if abs(self.slope - 1) <= SLOPE_LIMIT and self.pearson >= PEARSON_LIMIT:
             return []
         return [
-            f"real refits do not follow the predictions: slope {self.slope:.2f} (1 is right), Pearson {self.pearson:.2f}; do not rely on sizes here"
+            f"{WORDS[self.truth][0]} do not follow the predictions: slope {self.slope:.2f} (1 is right), Pearson {self.pearson:.2f}; do not rely on sizes here"
         ]
+
+    @property
+    def sentence(self) -> str:
+        """Whether to trust the scores, in one sentence."""
+        of = (
+            " as arithmetic; it says nothing about λ or about retraining, which only train= can"
+            if self.truth == "pbrf"
+            else ""
+        )
+        if np.isnan(self.slope) or np.isnan(self.pearson):
+            return f"Cannot say: {self.concerns[0]}."
+        if not self.concerns:
+            return f"Trust the sizes and the order of the scores{of}."
+        if self.noise is not None and max(self.noise.share, self.shown) < SEEN:
+            return f"Cannot say: {self.noise.words}; take more seeds, groups of points, or subset_truth() and lds()."
+        if self.agreement.spearman.high < 0:
+            return "Do not trust the scores: they run against the truth, as if their sign were turned."
+        if self.agreement.spearman.low >= ORDER_LIMIT:
+            return (
+                f"Trust the order of the scores and not their sizes, which are off by a factor of {self.slope:.2g}{of}."
+            )
+        return f"Do not trust the scores of single points here: {self.concerns[0]}."
+
+    @property
+    def shown(self) -> float:
+        """Share of the refitted changes that differ from zero by a t-test of the seeds' own changes; one where there is no chance."""
+        if self.standard_error is None or self.noise is None:
+            return 1.0
+        edge = stats.t.ppf((1 + LEVEL) / 2, self.noise.runs - 1)
+        return float((np.abs(self.refitted) > edge * self.standard_error).mean())
 
     def per_query(self) -> pd.DataFrame:
         """Slope, Pearson and Spearman of each query on its own."""
@@ -88,10 +138,8 @@ class Calibration:
 
         rows = []
         for query, predicted, refitted in zip(self.query_ids, self.predicted, self.refitted, strict=True):
-            one = Calibration(
-                predicted[None], refitted[None], np.asarray([query]), self.train_ids, self.measure, self.unit
-            )
-            rows.append((query, one.slope, one.pearson, one.spearman))
+            one = agreement_of(predicted[None], refitted[None], draws=2)
+            rows.append((query, one.slope.value, one.pearson.value, one.spearman.value))
         return pd.DataFrame(rows, columns=["query", "slope", "pearson", "spearman"])
 
     def to_pandas(self) -> pd.DataFrame:
@@ -113,94 +161,55 @@ class Calibration:
         return CalibrationDisplay.from_calibration(self, ax=axes).ax_
 
     def __repr__(self) -> str:
-        return (
-            f"Calibration on {len(self.train_ids)} real refits × {len(self.query_ids)} queries: slope of refitted on predicted {self.slope:.4f}, "
-            f"Pearson {self.pearson:.5f}, Spearman {self.spearman:.4f}, relative error {self.relative_error:.2g}."
-            + "".join(f" Beware: {concern}." for concern in self.concerns)
+        found = self.agreement
+        intervals = [f"({one.low:.3g} to {one.high:.3g})" for one in (found.slope, found.pearson, found.spearman)]
+        numbers = (
+            f"Calibration on {len(self.train_ids)} {WORDS[self.truth][0]} × {len(self.query_ids)} queries: slope of {WORDS[self.truth][2]} on predicted {self.slope:.4f} {intervals[0]}, "
+            f"Pearson {self.pearson:.5f} {intervals[1]}, Spearman {self.spearman:.4f} {intervals[2]}, relative error {self.relative_error:.2g}."
         )
+        return f"{numbers}\n{'Beware. ' if self.concerns else ''}{self.sentence}"
 
 
 def check(
-    fitted: Fitted,
+    study: Any,
     effects: Effects,
-    question: Question,
-    refits: int = 30,
+    query: Any,
+    measure: Any,
+    refits: int,
     seed: int = 0,
-    train: Callable[[np.ndarray, int], Any] | None = None,
+    seeds: int = 1,
+    train: Train | Retraining | None = None,
+    truth: str = "auto",
     progress: bool | None = None,
 ) -> Calibration:
-    """Leave out half of the points at random and half the most influential, each for real."""
+    """Carry out a spread of the predicted drops, and compare."""
     if refits < 2:
         raise ConfigError(f"check found refits={refits}. Expected at least 2, since a slope needs two points.")
-    chosen = chosen_points(effects.values, min(refits, fitted.objective.count), seed)
-    refitted = leave_out(fitted, question, chosen, seed, train, progress)
+    if seeds < 1:
+        raise ConfigError(f"check found seeds={seeds}. Expected at least 1.")
+    chosen = chosen_points(effects.values, min(refits, effects.values.shape[1]), seed)
+    done = Refits(study, train, tuple(range(seed, seed + seeds)), truth, progress=progress)
+    real = done.drop(query, which=effects.train_ids[chosen].tolist(), measure=measure)
     return Calibration(
-        effects.values[:, chosen], refitted, effects.query_ids, effects.train_ids[chosen], effects.measure, effects.unit
+        effects.values[:, chosen],
+        real.effects.values,
+        effects.query_ids,
+        effects.train_ids[chosen],
+        effects.measure,
+        effects.unit,
+        done.kind,
+        real.noise,
+        None if real.noise is None else real.standard_error,
     )
 
 
 def chosen_points(values: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """The most influential points (by total absolute effect) and as many others at random."""
-    strongest = np.argsort(-np.abs(values).sum(0), kind="stable")[: count // 2]
-    others = np.setdiff1d(np.arange(values.shape[1]), strongest)
-    return np.concatenate(
-        [strongest, np.random.default_rng(seed).choice(others, count - len(strongest), replace=False)]
-    )
-
-
-def leave_out(
-    fitted: Fitted,
-    question: Question,
-    places: np.ndarray,
-    seed: int = 0,
-    train: Callable[[np.ndarray, int], Any] | None = None,
-    progress: bool | None = None,
-) -> np.ndarray:
-    """The change of every measurement when each of these points is really left out, (m, k)."""
-    again = _trained(fitted, seed, train)
-    base = again(fitted.weights)
-    before = measured_at(question, base)
-    columns = []
-    for place in watched(places, progress):
-        weights = fitted.weights.clone()
-        weights[place] = 0.0
-        columns.append(measured_at(question, again(weights)) - before)
-    return torch.stack(columns, 1).cpu().numpy()
-
-
-def measured_at(question: Question, theta: Float[Tensor, "p"]) -> Float[Tensor, "r"]:
-    """The measurement of the asked queries with the parameters at θ."""
-    measured, engine = question.measured, question.fitted.engine
-    if measured is None:
-        return theta
-    examples = question.fitted.adapted.codec.read(question.query, "query")
-    outputs = torch.cat([engine.outputs(batch, theta)[0] for _, batch in engine.batches(examples)]).double()
-    return measured.at_outputs(outputs)
-
-
-def _trained(fitted: Fitted, seed: int, train: Callable[[np.ndarray, int], Any] | None) -> Callable[[Tensor], Tensor]:
-    if train is None:
-        return lambda weights: refit(fitted, weights)
-
-    def again(weights: Tensor) -> Tensor:
-        state = train(weights.cpu().numpy(), seed)
-        if not isinstance(state, Mapping):
-            raise ConfigError(
-                f"train= returned {type(state).__name__}. Expected a state dict; return model.state_dict()."
-            )
-        missing = [name for name in fitted.objective.space.names if name not in state]
-        if missing:
-            raise ConfigError(
-                f"train= returned a state dict without {missing[0]!r}. Expected every tracked parameter; return model.state_dict()."
-            )
-        return fitted.objective.space.flatten(
-            {name: torch.as_tensor(state[name]).detach().double() for name in fitted.objective.space.names}
-        )
-
-    return again
-
-
-def watched(items: Iterable[Any], progress: bool | None) -> Iterable[Any]:
-    """A progress bar: always, never, or (None) where somebody is looking."""
-    hidden = None if progress is None else not progress
-    return tqdm(items, desc="refitting", unit="refit", leave=False, disable=hidden)
+    """A spread over predicted sizes (total absolute effect): half at even steps of the logarithm of the rank, from the
+    largest down, half at even steps of the rank itself from a random start."""
+    order = np.argsort(-np.abs(values).sum(0), kind="stable")
+    n, top = len(order), count - count // 2
+    ranks = list(dict.fromkeys(np.rint(np.geomspace(1, n, top)).astype(int) - 1))
+    rest = np.setdiff1d(np.arange(n), ranks)
+    missing = count - len(ranks)
+    steps = (np.random.default_rng(seed).random() + np.arange(missing)) * (len(rest) / max(missing, 1))
+    return order[np.concatenate([np.asarray(ranks, dtype=int), rest[steps.astype(int)]])]

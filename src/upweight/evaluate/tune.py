@@ -13,8 +13,10 @@ from upweight._typing import Float, Tensor
 from upweight.curvature.fisher import FISHERS, MOST_LABELS, read_fisher
 from upweight.errors import ConfigError
 from upweight.evaluate.contest import Contest, Judged, Setting, judge, rank_scores
+from upweight.evaluate.refit import require_refits
 from upweight.evaluate.spectral import Spectral, gradient_sums
-from upweight.evaluate.subsets import Train, halves, measured_changes, require_refits
+from upweight.evaluate.states import Train
+from upweight.evaluate.subsets import halves, measured_changes
 from upweight.fitted import Fitted
 from upweight.linop import BlockDiagonal
 from upweight.questions.measuring import Measurement
@@ -119,7 +121,8 @@ def tune(
     """
     fitted = question.fitted
     names, shares = _check(fitted, refits, fishers, dampings)
-    require_refits(fitted, train)
+    if train is None:
+        require_refits(fitted, "tune")
     measured = _measured(question)
     weights = halves(fitted.weights, refits, seed)
     truth = measured_changes(question, measured, weights, seed, train, progress)

@@ -69,10 +69,12 @@ class Engine(ABC):
         for where, batch in (examples or self.objective.examples).batches(self.tile):
             yield where, self.objective.moved(batch)
 
-    def value(self, weights: Float[Tensor, "n"], theta: Float[Tensor, "p"]) -> Float[Tensor, ""]:
-        """Σ wᵢ ℓᵢ(θ), without the penalty."""
+    def value(
+        self, weights: Float[Tensor, "n"], theta: Float[Tensor, "p"], examples: Examples | None = None
+    ) -> Float[Tensor, ""]:
+        """Σ wᵢ ℓᵢ(θ) over the training set or other examples, without the penalty."""
         total = weights.new_zeros(())
-        for where, batch in self.batches():
+        for where, batch in self.batches(examples):
             total = total + weights[where] @ self.objective.loss.values(*self.outputs(batch, theta)).to(weights.dtype)
         return total
 

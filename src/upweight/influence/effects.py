@@ -37,8 +37,13 @@ ORDER_WORDS = {
     ("newton", False): "leverage-corrected",
     ("newton", True): "one Newton step",
     ("two_newton", True): "two Newton steps",
+    **{("refit", whole): "really refitted" for whole in (False, True)},
+    **{("pbrf", whole): "proximal Bregman response" for whole in (False, True)},
 }
 """What an order is called, for changes of single points and of many at once."""
+
+DONE = ("refit", "pbrf")
+"""Orders of effects that were carried out, not predicted."""
 
 POINT_SIGN = {"drop": 1.0, "drop_group": 1.0, "upweight": -1.0, "add": -1.0}
 """Turns an effect on a loss into the helpfulness of the points: dropping a helpful point raises the loss."""
@@ -55,7 +60,8 @@ class Effects:
         question: which change: 'drop', 'upweight', ...
         estimand: of what it is taken: 'response' (rows gᵢ), or 'newton' (gᵢ − Hᵢs, off the minimum).
         measure, unit: what was measured and in what unit.
-        order: 'first' (−TH⁻¹Cᵀ), 'newton' (leverage-corrected, at shifted outputs) or 'two_newton' (groups).
+        order: 'first' (−TH⁻¹Cᵀ), 'newton' (leverage-corrected, at shifted outputs) or 'two_newton' (groups); 'refit' or 'pbrf'
+            where the change was carried out (``uw.evaluate.Refits``).
         protocol: 'fixed_mean' or 'fixed_total', what happens to the penalty.
         verdict: how the curvature was inverted and how well, in words.
         notes: what was approximated or held fixed, and what else a reader must know.
@@ -96,8 +102,9 @@ class Effects:
         thing = "parameter" if self.measure == "parameters" else "query"
         what = f"{m} {thing}" if m == 1 else f"{m} {'parameters' if thing == 'parameter' else 'queries'}"
         words = self.measure if self.unit == self.measure else f"{self.measure} ({self.unit})"
+        how = "" if self.order in DONE else "predicted "
         lines = [
-            f"Effects ({m} × {k}): the predicted change in {words} of {what} {PHRASES[self.question]}.",
+            f"Effects ({m} × {k}): the {how}change in {words} of {what} {PHRASES[self.question]}.",
             f"Values from {low:.3g} to {high:.3g}; {ORDER_WORDS[self.order, self.question in WHOLE]}, protocol {self.protocol}.",
             f"{self.verdict[:1].upper()}{self.verdict[1:]}.",
             *(f"{note}." for note in self.notes),

@@ -19,10 +19,9 @@ FORMAT = "upweight.arrays.1"
 
 def write_arrays(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], labels: dict[str, Any]) -> Path:
     """Write named arrays and JSON labels; a crash leaves the old file or none."""
-    target = Path(path)
     metadata = {"format": FORMAT, "labels": json.dumps(labels)}
-    contents = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata)
-    return write_whole(target, contents)
+    tensors = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    return write_whole(path, save(tensors, metadata))
 
 
 def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

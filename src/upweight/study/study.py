@@ -173,34 +173,34 @@ class Study(Asked, Inferred):
         measure: MeasureLike = "loss",
         order: str = "auto",
         seed: int = 0,
+        seeds: int = 1,
         train: Callable[..., Any] | None = None,
+        truth: str = "auto",
         progress: bool | None = None,
     ) -> Calibration:
-        """Leave points out for real, refit, and compare with the prediction: slope, Pearson, Spearman, plot.
+        """Leave points out for real, refit, and compare with the prediction: slope, Pearson, Spearman, plot, and one sentence.
 
         Args:
-            refits: how many points are left out, half at random and half the most influential.
-            train: (weights, seed) → state dict, to refit your own way; weights is a NumPy array (n,) of wᵢ, 0 for the point
-                left out, summing to what the study's do (1 by default). Newton from θ̂ otherwise.
+            refits: how many points are left out: half spread over the logarithm of their rank by predicted size, half over the rank.
+            seed, seeds: of the choice of points, and of the first retraining; how many retrainings of each, with ``train``.
+            train: (weights, seed) → state dict, a ``uw.evaluate.Training``, or a ``uw.evaluate.Retraining`` that keeps what is
+                finished: to refit your own way. Weights (n,) are 0 for the point left out; a mean loss ('fixed_mean') has them sum
+                to the study's total (1 by default), else the rest stay as they were. Newton from θ̂ otherwise.
+            truth: 'refit', 'pbrf' (the proximal Bregman response, of networks not at a minimum: it tells the error of solver and
+                linearisation, and nothing about λ), or 'auto', the first where it can be had.
             progress: show a progress bar; None shows one on a terminal.
 
         Returns:
-            Calibration: predicted and refitted changes (m, refits), with slope, correlations and a plot.
+            Calibration: predicted and refitted changes (m, refits), slope and correlations with intervals, .sentence,
+            .plot(), and with several seeds .noise, how many retrainings it would take to see each effect.
 
         Raises:
             NotConverged: a refit did not reach a minimum; pass ``train``.
         """
         from upweight.evaluate.calibration import check
 
-        return check(
-            self.fitted,
-            self.drop(query, measure=measure, order=order),
-            Question(self.fitted, query, measure, order),
-            refits,
-            seed,
-            train,
-            progress,
-        )
+        effects = self.drop(query, measure=measure, order=order)
+        return check(self, effects, query, measure, refits, seed, seeds, train, truth, progress)
 
     def tune(
         self,

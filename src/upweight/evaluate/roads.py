@@ -1,0 +1,268 @@
+"""Ways to take many retrainings: one after another, in worker processes, or stacked; and which is fastest, by measurement."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from upweight._typing import Float
+from upweight.errors import ConfigError, MissingExtraError
+from upweight.evaluate.stacked import require_stackable, train_stacked
+from upweight.evaluate.states import State, Train, read_state
+from upweight.evaluate.training import Training, drawing
+
+ROADS = ("auto", "one_by_one", "ensemble")
+EXTRAS = {"dask": "distributed", "ray": "ray"}
+"""joblib backends that another library brings, and its module."""
+
+WARM, TIMED = 3, 12
+"""Steps that are taken before timing begins, and steps that are timed."""
+
+WIDTHS = (8, 32, 128)
+"""Members of an ensemble that are tried: few stay in cache, many share the overhead of a step."""
+
+STACK_BYTES = 2**31
+"""What an ensemble's parameters, gradients and moments may take."""
+
+COPIES = 5
+"""Tensors of the size of the parameters that a step holds: themselves, gradients, two moments, one temporary."""
+
+WORKER_SECONDS = 4.0
+"""What a new worker process costs before its first step: importing torch."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One retraining that is to be taken."""
+
+    place: int
+    weights: np.ndarray
+    seed: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds a retraining would take, by a few steps of each road, and what was chosen.
+
+    Attributes:
+        alone: one after another in this process, with all its threads.
+        in_workers: the same spread over ``jobs`` processes, each with its share of the threads.
+        stacked: by width, members trained at once; empty where that cannot be.
+        road, width: the choice for ``count`` retrainings.
+    """
+
+    count: int
+    jobs: int
+    alone: float
+    in_workers: float
+    stacked: dict[int, float]
+    why_not: str = ""
+
+    @property
+    def road(self) -> str:
+        """The faster one."""
+        return "ensemble" if self.stacked and self._together < min(self._alone, self._spread) else "one_by_one"
+
+    @property
+    def width(self) -> int:
+        """Members trained at once."""
+        return min(self.stacked, key=lambda width: self._stacked(width)) if self.stacked else 1
+
+    @property
+    def workers(self) -> int:
+        """Processes for the road that takes one at a time."""
+        return self.jobs if self._spread < self._alone else 1
+
+    @property
+    def words(self) -> str:
+        """The measurement in one sentence."""
+        rows = [f"one by one {self.alone:.2g} s each"]
+        rows += [f"in {self.jobs} processes {self.in_workers:.2g} s each"] if self.jobs > 1 else []
+        rows += [f"{width} at once {seconds:.2g} s each" for width, seconds in self.stacked.items()]
+        chosen = (
+            f"{self.width} at once"
+            if self.road == "ensemble"
+            else f"one by one in {self.workers} process{'es' * (self.workers > 1)}"
+        )
+        return (
+            f"by {TIMED} steps of each: {', '.join(rows)}{'; ' + self.why_not if self.why_not else ''}; taken {chosen}"
+        )
+
+    @property
+    def _alone(self) -> float:
+        return self.count * self.alone
+
+    @property
+    def _spread(self) -> float:
+        return WORKER_SECONDS + self.count * self.in_workers if self.jobs > 1 else float("inf")
+
+    def _stacked(self, width: int) -> float:
+        return -(-self.count // width) * min(width, self.count) * self.stacked[width]
+
+    @property
+    def _together(self) -> float:
+        return self._stacked(self.width)
+
+
+def measure(training: Training, tasks: Sequence[Task], jobs: int) -> Measured:
+    """Take a few steps of every road with the first tasks, and keep the clock."""
+    threads = torch.get_num_threads()
+    alone = _alone(training, tasks[0], threads)
+    spread = _alone(training, tasks[0], max(1, threads // jobs)) / jobs if jobs > 1 else alone
+    try:
+        require_stackable(training)
+        stacked = {width: _together(training, tasks[:width]) for width in widths(training, tasks)}
+    except (ConfigError, RuntimeError) as error:
+        return Measured(
+            len(tasks), jobs, alone, spread, {}, f"not at once, since {str(error).splitlines()[0].split('. ')[0]}"
+        )
+    return Measured(len(tasks), jobs, alone, spread, stacked)
+
+
+def widths(training: Training, tasks: Sequence[Task]) -> list[int]:
+    """How many members to try at once, within memory and the number of tasks."""
+    state = training(tasks[0].weights, tasks[0].seed, tick=lambda step, model: True)
+    size = sum(value.numel() * value.element_size() for value in state.values())
+    most = max(1, min(len(tasks), STACK_BYTES // (COPIES * max(size, 1))))
+    return sorted({min(width, most) for width in (*WIDTHS, most) if min(width, most) > 1})
+
+
+def _alone(training: Training, task: Task, threads: int) -> float:
+    with _threads(threads):
+        clock = _Clock()
+        training(task.weights, task.seed, tick=lambda step, model: clock(step))
+    return clock.per_step * training.steps(task.weights)
+
+
+def _together(training: Training, tasks: Sequence[Task]) -> float:
+    clock = _Clock()
+    train_stacked(training, np.stack([task.weights for task in tasks]), [task.seed for task in tasks], clock)
+    return clock.per_step * training.steps(tasks[0].weights) / len(tasks)
+
+
+class _Clock:
+    """Seconds of a step, of those after the first few."""
+
+    def __init__(self) -> None:
+        self.started, self.begun, self.last, self.taken = time.perf_counter(), 0.0, 0.0, 0
+
+    def __call__(self, step: int) -> bool:
+        self.last = time.perf_counter()
+        if step <= WARM:
+            self.begun = self.last
+        self.taken = step
+        return step >= WARM + TIMED
+
+    @property
+    def per_step(self) -> float:
+        """The mean over timed steps; over all where a run has fewer than the warm ones."""
+        if self.taken > WARM:
+            return (self.last - self.begun) / (self.taken - WARM)
+        return (self.last - self.started) / max(self.taken, 1)
+
+
+class _threads:
+    """torch with so many threads inside one `with`, then as before."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __enter__(self) -> None:
+        self.before = torch.get_num_threads()
+        torch.set_num_threads(self.count)
+
+    def __exit__(self, *error: object) -> None:
+        torch.set_num_threads(self.before)
+
+
+def one_by_one(
+    train: Train, tasks: Sequence[Task], jobs: int, backend: str | None, tick: Callable[[float], Any]
+) -> Iterator[tuple[Task, State]]:
+    """Every task on its own: here one after another, or in joblib's workers as they finish."""
+    if jobs == 1 and backend is None:
+        for task in tasks:
+            state = trained(train, task)
+            tick(1)
+            yield task, state
+        return
+    for task, state in _by_joblib(train, tasks, jobs, backend or "loky"):
+        tick(1)
+        yield task, state
+
+
+def _by_joblib(train: Train, tasks: Sequence[Task], jobs: int, backend: str) -> Iterator[tuple[Task, State]]:
+    from joblib import Parallel, delayed, parallel_config
+    from joblib.parallel import get_active_backend
+
+    _register(backend)
+    with parallel_config(backend=backend, n_jobs=jobs):
+        if get_active_backend()[0].supports_return_generator:  # pyright: ignore
+            yield from Parallel(return_as="generator_unordered")(delayed(_finish)(train, task) for task in tasks)  # pyright: ignore
+            return
+        for start in range(0, len(tasks), jobs):
+            yield from Parallel()(delayed(_finish)(train, task) for task in tasks[start : start + jobs])  # pyright: ignore
+
+
+def _finish(train: Train, task: Task) -> tuple[Task, State]:
+    return task, trained(train, task)
+
+
+def trained(train: Train, task: Task) -> State:
+    """One retraining, with torch's random state as it was afterwards; of one's own functions only one at a time in a process."""
+    with nullcontext() if isinstance(train, Training) else drawing():
+        return read_state(train(task.weights.copy(), task.seed))
+
+
+def _register(backend: str) -> None:
+    """Make a backend that another library brings known to joblib."""
+    if backend not in EXTRAS:
+        return
+    try:
+        if backend == "ray":
+            from ray.util.joblib import register_ray  # pyright: ignore
+
+            register_ray()
+        else:
+            import distributed  # noqa: F401  # pyright: ignore
+    except ImportError as error:
+        raise MissingExtraError(
+            f"backend={backend!r} needs {EXTRAS[backend]}, which is not installed. Install it with: pip install 'upweight[{backend}]'"
+        ) from error
+
+
+def together(
+    training: Training, tasks: Sequence[Task], width: int, tick: Callable[[float], Any]
+) -> Iterator[tuple[Task, State]]:
+    """Tasks in stacks of this width; a stack is finished at once, its progress told step by step."""
+    for stack in stacks(training, tasks, width):
+        weights: Float[np.ndarray, "k n"] = np.stack([task.weights for task in stack])
+        share = len(stack) / training.steps(weights[0])
+        states = train_stacked(training, weights, [task.seed for task in stack], lambda step, s=share: tick(s))
+        yield from zip(stack, map(read_state, states), strict=True)
+
+
+def stacks(training: Training, tasks: Sequence[Task], width: int) -> list[list[Task]]:
+    """Tasks cut into stacks whose batches are of one size, those of one seed beside each other."""
+    pools: dict[int, list[Task]] = {}
+    for task in sorted(tasks, key=lambda task: task.seed):
+        pools.setdefault(training.pool(task.weights), []).append(task)
+    return [group[start : start + width] for group in pools.values() for start in range(0, len(group), width)]
+
+
+def check_module(train: Any) -> None:
+    """Refuse what is no callable of weights and seed; a module is a common mistake.
+
+    Raises:
+        ConfigError: not a callable, or a model.
+    """
+    if not callable(train) or isinstance(train, nn.Module):
+        raise ConfigError(
+            f"train= found {type(train).__name__}. Expected a callable (weights, seed) → state dict, or uw.evaluate.Training."
+        )
