@@ -105,16 +105,18 @@ def _group_labels(run: Any, opened: Any, name: str) -> list[str]:
 
 
 def _commands(run: Any, folder: Path, out: Path) -> tuple[str, ...]:
+    """How the page is made again; files by their names alone, since the page may be mailed."""
     import shlex
 
     source, plain = run.source, type(run.source)(run.source.name)
-    words = ["upweight", "score", source.name]
+    words = ["upweight", "score", Path(source.name).name]
     for option in ("target", "model", "validation", "holdout", "id", "task", "seed"):
-        if getattr(source, option) != getattr(plain, option):
-            words += [f"--{option}", str(getattr(source, option))]
+        value = getattr(source, option)
+        if value != getattr(plain, option):
+            words += [f"--{option}", Path(value).name if option in ("model", "validation") else str(value)]
     words += [word for kind in source.trusted for word in ("--trust", kind)]
     return (
-        shlex.join([*words, "--out", str(folder)]),
-        shlex.join(["upweight", "report", str(folder), "--out", str(out)]),
-        shlex.join(["upweight", "apply", "decisions.csv", "--run", str(folder), "--out", "cleaned.csv"]),
+        shlex.join([*words, "--out", folder.name]),
+        shlex.join(["upweight", "report", folder.name, "--out", out.name]),
+        shlex.join(["upweight", "apply", "decisions.csv", "--run", folder.name, "--out", "cleaned.csv"]),
     )

@@ -92,7 +92,7 @@ def _open_table(source: Source) -> Opened:
         model, columns, said = fit_default(X, y, parts.classes, [])
         used = columns.used
     else:
-        model, said = load_pipeline(source.model, source.trusted), f"pipeline read from {source.model}"
+        model, said = load_pipeline(source.model, source.trusted), f"pipeline read from {Path(source.model).name}"
         used = _columns_of(model, X)
     names = parts.frame[source.id].to_numpy() if source.id is not None else np.arange(len(parts.frame))
     study = from_sklearn(model, X[used], y, ids=names[parts.train])
@@ -137,7 +137,7 @@ def _query(parts: Split, source: Source, used: list[str]) -> tuple[pd.DataFrame 
 
 def _held(parts: Split, source: Source) -> str:
     if parts.asked is not None:
-        return f"{len(parts.train):,} rows train, {len(parts.asked):,} rows of {source.validation} are asked about"
+        return f"{len(parts.train):,} rows train, {len(parts.asked):,} rows of {Path(str(source.validation)).name} are asked about"
     if not len(parts.query):
         return f"{len(parts.train):,} rows train, none are held out, so nothing is asked about other rows"
     return f"{len(parts.train):,} rows train, {len(parts.query):,} are held out to ask about and are not scored (--holdout 0 scores all)"
