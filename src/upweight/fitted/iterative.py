@@ -18,6 +18,7 @@ import torch
 
 from upweight._typing import Tensor
 from upweight.curvature import mean_eigenvalue, shift_gauge
+from upweight.curvature.gauge import typical_product
 from upweight.curvature.linear_hessian import LinearHessian, kronecker_preconditioner, linear_hessian
 from upweight.curvature.most_curved import most_curved
 from upweight.curvature.products import Differentiated, GaussNewton, curvature_products, root_rows
@@ -30,6 +31,7 @@ from upweight.objective.data import Chosen
 from upweight.router import keeps_directions, route_inverse
 from upweight.solve import BlockCG, Inverse, Neumann, Verdict, inverse, lanczos, nystrom, woodbury
 from upweight.solve.verdict import in_units
+from upweight.space import LinearLayout
 
 
 def of_linear_model(exact: Exact, count: int) -> BlockCG | None:
@@ -61,7 +63,7 @@ def of_linear_model(exact: Exact, count: int) -> BlockCG | None:
 def _linear_cg(exact: Exact, hessian: LinearHessian) -> BlockCG:
     fast, objective = hessian.single(), exact.engine.objective
     gauge = None if exact.damping else shift_gauge(objective, hessian)
-    mean = hessian.mean_eigenvalue - exact.damping if exact.damping else 1.0
+    mean = _mean(hessian, exact) if exact.damping else 1.0
     verdict = Verdict(
         "block conjugate gradients",
         damping=exact.damping,
@@ -69,6 +71,13 @@ def _linear_cg(exact: Exact, hessian: LinearHessian) -> BlockCG:
         gauge=0 if gauge is None else len(gauge),
     )
     return BlockCG(fast, hessian, kronecker_preconditioner(fast), gauge, verdict=verdict)
+
+
+def _mean(hessian: LinearHessian, exact: Exact) -> float:
+    """The mean eigenvalue of H without λ; of maps whose outputs share coordinates the typical one."""
+    if isinstance(hessian.layout, LinearLayout):
+        return hessian.mean_eigenvalue - exact.damping
+    return typical_product(hessian, exact.engine.objective.theta.double()) - exact.damping
 
 
 MINIBATCH = 256

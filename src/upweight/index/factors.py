@@ -23,7 +23,7 @@ from upweight.linop import (
     Projection,
     Sided,
 )
-from upweight.space import FlatLayout, Layout, LinearLayout
+from upweight.space import CellLayout, FlatLayout, Layout, LinearLayout
 
 Described = list[dict[str, Any]]
 Arrays = dict[str, np.ndarray]
@@ -114,15 +114,19 @@ def _numbers(block: LinearOperator | Projection) -> dict[str, int]:
 def _layout_written(layout: Layout) -> dict[str, Any]:
     if isinstance(layout, FlatLayout):
         return {"where": _ends(layout.where)}
+    if not isinstance(layout, LinearLayout):
+        return {"size": layout.size, "cells": layout.cells}
     sides = {"weight": _ends(layout.weight), "bias": _ends(layout.bias)}
-    return {"outputs": layout.outputs, "transposed": layout.transposed, **sides}
+    return {"outputs": layout.outputs, "transposed": layout.transposed, "window": layout.window, **sides}
 
 
 def _layout_read(said: dict[str, Any], size: int) -> Layout:
     if "where" in said:
         return FlatLayout(size, slice(*said["where"]))
+    if "cells" in said:
+        return CellLayout(said["size"], tuple(map(tuple, said["cells"])))
     weight, bias = (None if said[name] is None else slice(*said[name]) for name in ("weight", "bias"))
-    return LinearLayout(said["outputs"], size, weight, bias, said["transposed"])
+    return LinearLayout(said["outputs"], size, weight, bias, said["transposed"], said["window"])
 
 
 def _ends(where: slice | None) -> list[int] | None:

@@ -147,7 +147,8 @@ class Gathered:
             return self.wanted.calibration
         if self.wanted.train is None and not can_refit(self.fitted):
             return None
-        return check(self.fitted, self.each, self.about(self.shown), self.wanted.refits, 0, self.wanted.train)
+        query, train = self.about(self.shown).query, self.wanted.train
+        return check(self, self.each, query, "loss", self.wanted.refits, train=train)
 
     @cached_property
     def trust(self) -> Trust:

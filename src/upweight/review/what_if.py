@@ -9,8 +9,8 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.errors import ConfigError
-from upweight.evaluate.calibration import measured_at
 from upweight.evaluate.refit import refit
+from upweight.evaluate.states import measured_at
 from upweight.fitted import Fitted
 from upweight.questions import whole
 from upweight.questions.question import Question

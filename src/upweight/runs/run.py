@@ -13,7 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from upweight.errors import ConfigError, StoreError
-from upweight.evaluate.calibration import Calibration, chosen_points, leave_out
+from upweight.evaluate.calibration import Calibration, chosen_points
+from upweight.evaluate.refits import Refits
 from upweight.influence.effects import Effects, load
 from upweight.questions import points
 from upweight.report.gathered import Gathered, Stored, Wanted
@@ -157,10 +158,10 @@ class Run:
         each = gathered.each
         assert each is not None
         chosen = chosen_points(each.values, min(count, each.values.shape[1]), 0)
-        question = gathered.about(gathered.shown)
-        made = self.refits
+        question, made = gathered.about(gathered.shown), self.refits
+        real, ids = Refits(opened.study, progress=False), each.train_ids
         for place in self._watched([int(p) for p in chosen if int(p) not in made], "refits"):
-            values = leave_out(opened.study.fitted, question, np.asarray([place]), 0, None, False)[:, 0]
+            values = real.drop(question.query, which=[ids[place]]).effects.values[:, 0]
             self._append({"place": place, "refitted": values.tolist()})
         return self.calibration(each, chosen)
 

@@ -7,6 +7,7 @@ import torch
 from upweight._typing import Float, Tensor
 from upweight.linop.projection import BlockProjection, Picked, Projection, Sided
 from upweight.router import chunk
+from upweight.space import LinearLayout
 from upweight.tiles.blocks import Block, FactoredBlock, SharedBlock
 from upweight.tiles.layer_jacobians import FactoredJacobian, IndexedJacobian, LayerJacobian, written_rows
 
@@ -38,7 +39,11 @@ def project(block: Block, projection: Projection) -> Float[Tensor, "b r"]:
     """A tile of rows times C; from the factors where both have layers."""
     if not isinstance(projection, BlockProjection):
         return projection.after(block.dense())
-    parts = [part for part in getattr(block, "parts", (block,)) if isinstance(part, FactoredBlock | SharedBlock)]
+    parts = [
+        part
+        for part in getattr(block, "parts", (block,))
+        if isinstance(part, FactoredBlock | SharedBlock) and isinstance(part.layout, LinearLayout)
+    ]
     if len(parts) < len(getattr(block, "parts", (block,))) or getattr(block, "tied", False):
         return projection.after(block.dense())
     layers = tuple(_as_layer(part) for part in parts)
@@ -49,6 +54,7 @@ def _as_layer(part: FactoredBlock | SharedBlock) -> FactoredJacobian:
     shared = isinstance(part, SharedBlock)
     inputs = part.inputs if shared else part.inputs.unsqueeze(1)
     outputs = part.outputs if shared else part.outputs.unsqueeze(1)
+    assert isinstance(part.layout, LinearLayout)
     return FactoredJacobian(inputs, outputs.unsqueeze(1), part.layout)
 
 

@@ -16,7 +16,7 @@ import torch
 from scipy import stats
 
 from upweight._typing import Float, Tensor
-from upweight.evaluate.calibration import measured_at
+from upweight.evaluate.states import measured_at
 from upweight.fitted import Fitted
 from upweight.inference.covariance import covariance_matrix
 from upweight.inference.scale import Scale
