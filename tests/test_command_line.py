@@ -224,11 +224,11 @@ def test_check_makes_the_refits_that_are_missing(run):
     found = told("check", folder, "--refits", 9)
     opened = open_source(Run(folder).source)
     gathered = Run(folder).gathered(opened)
-    direct = gathered.about(gathered.shown)
+    direct = gathered.about(gathered.shown).query
     assert found["refits"] == 9 and len(Run(folder).refits) >= 9 and found["slope"] == pytest.approx(1, abs=0.1)
     from upweight.evaluate.calibration import check
 
-    expected = check(opened.study.fitted, gathered.each, direct, 9)
+    expected = check(opened.study, gathered.each, direct, "loss", 9)
     assert found["slope"] == pytest.approx(expected.slope, rel=1e-6)
     assert "at least 2" in upweight("check", folder, "--refits", 1, code=2).stderr
 

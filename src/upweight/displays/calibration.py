@@ -24,6 +24,7 @@ class CalibrationDisplay:
         predicted, refitted: (m, refits), in the unit of the measure.
         measure, unit: what was measured.
         title: slope and correlation.
+        after: what was done, in words.
         ax_, figure_, line_, dots_: what ``plot`` drew.
     """
 
@@ -32,6 +33,7 @@ class CalibrationDisplay:
     measure: str
     unit: str
     title: str = ""
+    after: str = "really refitting"
     ax_: Axes = field(init=False, repr=False)
     figure_: Figure | Any = field(init=False, repr=False)
     line_: Any = field(init=False, repr=False)
@@ -41,7 +43,9 @@ class CalibrationDisplay:
     def from_calibration(cls, calibration: Calibration, *, ax: Axes | None = None) -> CalibrationDisplay:
         """Draw what ``study.check`` returned."""
         title = f"slope {calibration.slope:.3f} · Pearson {calibration.pearson:.4f}"
-        made = cls(calibration.predicted, calibration.refitted, calibration.measure, calibration.unit, title)
+        made = cls(
+            calibration.predicted, calibration.refitted, calibration.measure, calibration.unit, title, calibration.after
+        )
         return made.plot(ax=ax)
 
     def plot(self, *, ax: Axes | None = None) -> CalibrationDisplay:
@@ -56,7 +60,7 @@ class CalibrationDisplay:
         (self.line_,) = axes.plot(ends, ends, color=QUIET, linewidth=1, zorder=1)
         self.dots_ = axes.scatter(self.predicted, self.refitted, s=9, alpha=0.5, linewidths=0, color=PLAIN, zorder=2)
         axes.set_xlabel(f"predicted change in {plain_text(self.measure)} ({plain_text(self.unit)})")
-        axes.set_ylabel("change after really refitting")
+        axes.set_ylabel(f"change after {plain_text(self.after)}")
         axes.locator_params(nbins=5)
         axes.set_title(self.title, fontsize=10)
         return self

@@ -103,6 +103,11 @@ class Calibration:
         ]
 
     @property
+    def after(self) -> str:
+        """What was done to see the change, in words."""
+        return WORDS[self.truth][1]
+
+    @property
     def sentence(self) -> str:
         """Whether to trust the scores, in one sentence."""
         of = (
