@@ -64,7 +64,9 @@ class Training:
 
     Error and cost:
         One forward and backward pass of P points an epoch. The same weights and seed give the same parameters, bit by
-        bit on one machine; run together with others, up to rounding that training amplifies.
+        bit on one machine; run together with others, up to rounding: measured after 560 steps of a ReLU network, 1e-15 of the
+        largest parameter in float64 and 3e-7 in float32, but for the few members in which rounding switches a ReLU, as it does
+        between two machines.
     """
 
     build: Callable[[], nn.Module]
