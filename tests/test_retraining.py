@@ -338,6 +338,9 @@ def test_functions_are_known_by_their_code_and_what_they_name(monkeypatch):
 
 
 def test_the_measurement_times_every_road_and_takes_the_faster():
+    retraining = Retraining(training(epochs=20), jobs=1, progress=False)
+    retraining.all(masks())
+    assert [one.count for one in retraining.log] == [6] and retraining.log[0].alone > 0
     found = Retraining(training(epochs=20), jobs=2, progress=False).measured(masks())
     assert found.alone > 0 and set(found.stacked) == {6} and found.count == 6 and "6 at once" in found.words
     quick = Measured(100, 2, 1.0, 0.6, {8: 0.5, 32: 0.2, 100: 0.3})

@@ -15,7 +15,7 @@ from upweight.evaluate import Retraining
 
 ROADS: dict[str, dict[str, Any]] = {
     "alone": {"road": "one_by_one", "jobs": 1},
-    "workers": {"road": "one_by_one", "jobs": 2, "backend": "loky"},
+    "workers": {"road": "one_by_one", "jobs": 2},
     "ensemble": {"road": "ensemble", "jobs": 2},
     "auto": {"road": "auto", "jobs": 2},
 }
@@ -41,18 +41,19 @@ def main(name: str) -> None:
         states = retraining.all(weights)
     kept = np.stack([np.concatenate([value.ravel().numpy() for value in s.values()]) for s in states[: KEPT[kind]]])
     row.notes = f"{sum(row.seconds.values()) / len(states):.3g} s each{compared(kind, road, kept)}"
-    if road == "auto":
-        row.notes += f"; {retraining.measured(weights).words}"
+    if retraining.log:
+        row.notes += f"; {retraining.log[0].words}"
     row.finish(kept)
 
 
 def compared(kind: str, road: str, kept: np.ndarray) -> str:
-    """The largest difference of a parameter from the run that took one at a time, in units of the largest parameter."""
+    """The largest difference of a member's parameters from the run that took one at a time, in units of the largest parameter."""
     truth = DATA / "scores" / f"{kind}-alone.npy"
     if road == "alone" or not truth.exists():
         return ""
     alone = np.load(truth)
-    return f", parameters within {np.abs(kept - alone).max() / np.abs(alone).max():.1e} of the largest"
+    apart = np.abs(kept - alone).max(1) / np.abs(alone).max(1)
+    return f", parameters within {np.median(apart):.0e} of the largest for the median member, {apart.max():.0e} for the worst ({(apart > 1e-5).sum()} of {len(apart)} beyond 1e-5)"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -15,7 +16,7 @@ import upweight as uw
 COUNT = 100
 """Retrainings of a row."""
 
-KEPT = {"concrete": 100, "fashion": 4}
+KEPT = {"concrete": 100, "concrete64": 100, "fashion": 8}
 """Of how many the parameters are kept, to be held against each other."""
 
 QUERIES = 100
@@ -35,6 +36,13 @@ def concrete() -> tuple[uw.evaluate.Training, tuple[torch.Tensor, torch.Tensor]]
         partial(perceptron, 8, 128, 128, 128, 1), (X[:896], y[:896]), "squared_error", optimizer, 20, 32
     )
     return run, (X[896 : 896 + QUERIES], y[896 : 896 + QUERIES])
+
+
+def concrete64() -> tuple[uw.evaluate.Training, tuple[torch.Tensor, torch.Tensor]]:
+    """The same in float64, in which no rounding is large enough to switch a ReLU."""
+    run, (X, y) = concrete()
+    build = run.build
+    return replace(run, build=lambda: build().double()), (X.double(), y.double())
 
 
 def fashion() -> tuple[uw.evaluate.Training, tuple[torch.Tensor, torch.Tensor]]:
@@ -59,7 +67,7 @@ def perceptron(*sizes: int) -> nn.Module:
     return nn.Sequential(*layers[:-1])
 
 
-TRAININGS = {"concrete": concrete, "fashion": fashion}
+TRAININGS = {"concrete": concrete, "concrete64": concrete64, "fashion": fashion}
 
 
 def halves(n: int) -> np.ndarray:

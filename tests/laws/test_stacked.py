@@ -223,6 +223,18 @@ def test_a_start_takes_the_place_of_what_the_seed_draws():
     assert max(apart(a, run(row, k)) for k, (a, row) in enumerate(zip(together, masks(), strict=True))) < 1e-10
 
 
+def test_states_of_another_model_are_refused():
+    whole = training()(masks()[0], 0)
+    with pytest.raises(
+        uw.errors.ConfigError, match=r"a state dict with head. Expected the names of what build= returns: 0.w"
+    ):
+        training().model(whole | {"head": torch.ones(1)})
+    with pytest.raises(uw.errors.ConfigError, match=r"a state dict without 0.weight, 2.weight, 2.bias. Expected"):
+        training(start={"0.bias": whole["0.bias"]})(masks()[0], 0)
+    with pytest.raises(uw.errors.ShapeError, match=r"other shapes than build= returns \(size mismatch"):
+        training().model(whole | {"0.bias": torch.ones(3)})
+
+
 def test_training_leaves_torch_as_it_was():
     state, run = torch.get_rng_state(), training()
     run(masks()[0], 0)

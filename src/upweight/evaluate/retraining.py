@@ -56,6 +56,8 @@ class Retraining:
     width: int | None = None
     progress: bool | None = None
     heed: Heed = field(default_factory=Heed, repr=False, compare=False)
+    log: list[Measured] = field(default_factory=list, repr=False, compare=False)
+    """Measurements of the roads that were taken on the way."""
 
     def __post_init__(self) -> None:
         check_module(self.train)
@@ -166,15 +168,20 @@ class Retraining:
         if not isinstance(training, Training) or self.road == "one_by_one" or self.backend is not None:
             return one_by_one(training, tasks, self.workers, self.backend, bar.update)
         if self.road == "ensemble":
-            width = self.width or measure(training, tasks, 1).width
-            return together(training, tasks, max(2, width), bar.update)
+            width = self.width or max(2, self._measured(tasks, 1).width)
+            return together(training, tasks, width, bar.update)
         if len(tasks) < MEASURED_FROM:
             return one_by_one(training, tasks, 1, None, bar.update)
-        found = measure(training, tasks, self.workers)
+        found = self._measured(tasks, self.workers)
         bar.set_description_str(f"retraining, {found.road.replace('_', ' ')}")
         if found.road == "ensemble":
             return together(training, tasks, self.width or found.width, bar.update)
         return one_by_one(training, tasks, found.workers, None, bar.update)
+
+    def _measured(self, tasks: list[Task], jobs: int) -> Measured:
+        assert isinstance(self.train, Training)
+        self.log.append(measure(self.train, tasks, jobs))
+        return self.log[-1]
 
     @contextmanager
     def _bar(self, total: int) -> Iterator[Any]:

@@ -148,24 +148,20 @@ def _together(training: Training, tasks: Sequence[Task]) -> float:
 
 
 class _Clock:
-    """Seconds of a step, of those after the first few."""
+    """Seconds of a step: the median of those after the first few, so that an interruption does not count."""
 
     def __init__(self) -> None:
-        self.started, self.begun, self.last, self.taken = time.perf_counter(), 0.0, 0.0, 0
+        self.times = [time.perf_counter()]
 
     def __call__(self, step: int) -> bool:
-        self.last = time.perf_counter()
-        if step <= WARM:
-            self.begun = self.last
-        self.taken = step
+        self.times.append(time.perf_counter())
         return step >= WARM + TIMED
 
     @property
     def per_step(self) -> float:
-        """The mean over timed steps; over all where a run has fewer than the warm ones."""
-        if self.taken > WARM:
-            return (self.last - self.begun) / (self.taken - WARM)
-        return (self.last - self.started) / max(self.taken, 1)
+        """The median of timed steps; of all where a run has fewer than the warm ones."""
+        taken = np.diff(self.times)
+        return float(np.median(taken[WARM:] if len(taken) > WARM else taken))
 
 
 class _threads:

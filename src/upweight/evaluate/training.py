@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from upweight._typing import Batch, Float, Int, Tensor
-from upweight.errors import ConfigError, ModelError, ShapeError
+from upweight.errors import ConfigError, ModelError, ShapeError, listing
 from upweight.evaluate.states import State
 from upweight.objective import Examples, Forward, Loss, plain_forward, read_examples, read_loss
 from upweight.objective.data import map_tensors
@@ -64,7 +64,9 @@ class Training:
 
     Error and cost:
         One forward and backward pass of P points an epoch. The same weights and seed give the same parameters, bit by
-        bit on one machine; run together with others, up to rounding that training amplifies.
+        bit on one machine; run together with others, up to rounding: measured after 560 steps of a ReLU network, 1e-15 of the
+        largest parameter in float64 and 3e-7 in float32, but for the few members in which rounding switches a ReLU, as it does
+        between two machines.
     """
 
     build: Callable[[], nn.Module]
@@ -108,8 +110,7 @@ class Training:
         """A model with these parameters and buffers, in eval mode."""
         with drawing():
             model = self.build()
-        model.load_state_dict(dict(state), strict=False)
-        return model.eval()
+        return loaded(model, state).eval()
 
     def trajectory(self, epochs: Sequence[int], weights: Any = None, seed: int = 0) -> list[State]:
         """The states after these epochs of one run, 0 for the start; at equal weights by default.
@@ -189,7 +190,7 @@ class Training:
         if not isinstance(model, nn.Module):
             raise ModelError(f"build= returned {type(model).__name__}. Expected a new nn.Module; return one.")
         if self.start is not None:
-            model.load_state_dict(dict(self.start), strict=False)
+            loaded(model, self.start)
         return model.train()
 
     def optimizer_of(self, parameters: list[nn.Parameter]) -> tuple[Optimizer, Any]:
@@ -279,6 +280,29 @@ class Training:
                 "build= returned a model without parameters to train. Expected at least one that requires gradients."
             )
         return parameters[0].detach()
+
+
+def loaded(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """The model with these parameters and buffers, all of its parameters among them.
+
+    Raises:
+        ConfigError: names of another model, or parameters that are missing. ShapeError: shapes of another model.
+    """
+    own = dict(model.named_parameters())
+    known = set(own) | set(model.state_dict())
+    foreign, missing = [name for name in state if name not in known], [name for name in own if name not in state]
+    if foreign or missing:
+        wrong = f"with {listing(foreign)}" if foreign else f"without {listing(missing)}"
+        raise ConfigError(
+            f"found a state dict {wrong}. Expected the names of what build= returns: {listing(own)}; pass the state dict of a model made the same way."
+        )
+    try:
+        model.load_state_dict(dict(state), strict=False)  # a tied parameter is listed once
+    except RuntimeError as error:
+        raise ShapeError(
+            f"found a state dict of other shapes than build= returns ({str(error).splitlines()[-1].strip()}). Expected the state dict of a model made the same way."
+        ) from error
+    return model
 
 
 def state_of(model: nn.Module) -> State:
