@@ -32,7 +32,7 @@ from sklearn.linear_model import (
     SGDRegressor,
     TweedieRegressor,
 )
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
@@ -358,5 +358,7 @@ def test_what_is_not_supported_names_what_is_nearest(name):
 
 
 def test_what_is_no_estimator_is_refused():
+    with pytest.raises(uw.errors.ModelError, match="not fitted"):
+        uw.from_sklearn(FixedThresholdClassifier(LogisticRegression()), X, TWO)
     with pytest.raises(uw.errors.ModelError, match="fitted scikit-learn estimator"):
         uw.from_sklearn(object(), X, REAL)

@@ -1,5 +1,7 @@
 """The fewest points a claim rests on: masked clusters, three published trials, any measure, and what cannot be asked."""
 
+from pathlib import Path
+
 import causaldata
 import numpy as np
 import pandas as pd
@@ -83,6 +85,35 @@ def test_thornton_s_incentive_stands_where_its_covariates_fall():
     weak = study.worst_case("significance", of="age")
     confirmed(weak, formula, frame, "age", cov_type="HC1")
     assert 5 < len(weak.ids) <= len(weak.additive.ids) < 60 and weak.additive.falls
+
+
+EXPERIMENTS = {
+    "LaLonde": (lambda: causaldata.nsw_mixtape.load_pandas().data, LALONDE),
+    "Thornton": (lambda: causaldata.thornton_hiv.load_pandas().data, "got ~ any"),
+    "RAND": (
+        lambda: sm.datasets.randhie.load_pandas().data,
+        "mdvis ~ lncoins + idp + lpi + fmde + physlm + disea + hlthg + hlthf + hlthp",
+    ),
+}
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "statistics.md"
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in PAGE.read_text("utf-8").splitlines()
+    if line.startswith(tuple(f"| {name} |" for name in EXPERIMENTS))
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ROWS, ids=" ".join)
+def test_the_table_of_the_page_on_statistics_is_what_is_found(row):
+    name, term, errors, claim, points, added, followed = row
+    load, formula = EXPERIMENTS[name]
+    how = {"cov_type": {"classical": "nonrobust"}.get(errors, errors)} | ({"use_t": True} if name == "LaLonde" else {})
+    study = uw.from_statsmodels(smf.ols(formula, load()).fit(**how))
+    found = study.worst_case(claim, of=term, most=1000 if name == "RAND" else 0.2)
+    assert f"{found.count:,}" == points
+    for search, count in ((found.additive, added), (found.greedy, followed)):
+        assert (str(len(search.ids)) if search.falls else "none") == count
 
 
 @pytest.mark.slow

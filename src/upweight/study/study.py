@@ -36,7 +36,7 @@ class Study(Asked, Inferred):
     """Ask a fitted model, which is never modified, what its training data did to it.
 
     Questions share their arguments: ``query`` is data in the form of the training data; ``measure`` is 'loss',
-    'logit', 'margin', 'probability', 'prediction', 'parameters' (no query), a callable (outputs, targets) → (m,), or
+    'logit', 'margin', 'probability', 'prediction', 'mean' (E[y]), 'parameters' (no query), a callable (outputs, targets) → (m,), or
     over the whole query set 'accuracy', 'auc' or a callable; ``order`` is 'auto', 'newton' (leverage-corrected)
     or 'first'; ``aggregate`` is None, 'mean', 'sum' or 'set'. They answer with Effects (m, k), m measurements by k changes,
     in the measurement's own unit; positive means that the change raises it. They warn where an answer is less than it seems.

@@ -99,7 +99,12 @@ def _unwrapped(fitted: Any) -> tuple[Any, Callable[[np.ndarray], np.ndarray] | N
     while True:
         kind = type(fitted).__name__
         if kind in WRAPPERS:
-            fitted, note = WRAPPERS[kind](fitted)
+            try:
+                fitted, note = WRAPPERS[kind](fitted)
+            except AttributeError:
+                raise ModelError(
+                    f"this {kind} is not fitted. Expected a fitted estimator; call fit(X, y) first."
+                ) from None
             notes = (*notes, note)
         elif kind == "TransformedTargetRegressor" and hasattr(fitted, "regressor_"):
             outcomes, notes = _transformed(fitted), (*notes, "Predictions and losses are of the transformed target")
