@@ -386,7 +386,7 @@ MUTANTS = [
     Mutant(
         "the global seed is moved",
         "gradients/guard.py",
-        "with torch.random.fork_rng(devices=cuda), _as_written(model):",
+        "with torch.random.fork_rng(devices=cuda), _as_written(model), without_autocast():",
         "if torch.manual_seed(0):",
     ),
     Mutant(
@@ -564,7 +564,7 @@ MUTANTS = [
     Mutant(
         "a switch of the processor that is never put back",
         "kernels.py",
-        'switch.fp32_precision = _held["before"]',
+        '_put_back(switch, _held["before"])',
         "pass",
     ),
     Mutant(
@@ -572,6 +572,30 @@ MUTANTS = [
         "kernels.py",
         "return all(_error(*sizes, generator) <= PROBE_ERROR for sizes in PROBE_SIZES)",
         "return True",
+    ),
+    Mutant(
+        "pairs are only those of the first piece",
+        "tiles/pairs.py",
+        "            found.append(products.sum(1).view(len(slopes), self.ranks, -1).sum(1))\n        return torch.cat(found)",
+        "            found.append(products.sum(1).view(len(slopes), self.ranks, -1).sum(1))\n        return found[0]",
+    ),
+    Mutant(
+        "an autocast around the question is kept",
+        "kernels.py",
+        "            if torch.is_autocast_enabled(kind):",
+        "            if False:",
+    ),
+    Mutant(
+        "tied layers are met one by one",
+        "tiles/blocks.py",
+        "    if not block.tied:\n        return block.parts",
+        "    if True:\n        return block.parts",
+    ),
+    Mutant(
+        "the error of truncations is that of the first layer",
+        "tiles/drafts.py",
+        "    return torch.stack(terms).sum(0)",
+        "    return terms[0]",
     ),
     Mutant(
         "ghosts forget their factor",
@@ -594,8 +618,8 @@ MUTANTS = [
     Mutant(
         "gigabytes of 1024 for those of 1000",
         "fitted/settings.py",
-        '"GB": 10**9',
-        '"GB": 2**30',
+        "1024 ** (zeros // 3) if found[3] else 10**zeros",
+        "1024 ** (zeros // 3)",
     ),
     Mutant(
         "the penalty is not rotated into the eigenbasis",
