@@ -1,4 +1,4 @@
-"""Per-example derivatives of a model: the only rooms that call it."""
+"""Per-example derivatives of a model."""
 
 from collections.abc import Callable
 from functools import partial
