@@ -559,3 +559,20 @@ def test_a_run_that_cannot_be_written_says_so(run, tmp_path, monkeypatch):
     (folder / "refits.jsonl").mkdir()
     with pytest.raises(uw.errors.StoreError, match="could not write to"):
         Run(folder)._append({"place": 1})
+
+
+def test_an_index_is_made_asked_described_and_verified(run, tmp_path):
+    folder, kept = run[0], tmp_path / "index"
+    made = told("index", folder, kept)
+    assert made["complete"] and told("index", folder, kept)["complete"]
+    found = told("query", kept, "--run", folder, "-k", 4)
+    each = Run(folder).joined()
+    for row in found["queries"][:3]:
+        place = each.query_ids.tolist().index(row["query"])
+        order = np.argsort(each.values[place])
+        best = each.train_ids[order[::-1][:4]].tolist()
+        assert len({pair["train"] for pair in row["top"]} & set(best)) >= 3
+    assert told("info", kept)["complete"] and told("verify", kept)["complete"]
+    shard = next(path for path in kept.rglob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert "Expected" in upweight("verify", kept, code=5).stderr

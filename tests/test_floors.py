@@ -20,7 +20,7 @@ FLOORS = {
     7: ["fitted", "questions", "evaluate", "inference", "displays", "review", "report", "methods"],
     8: ["study"],
     9: ["frameworks", "index", "runs"],
-    10: ["demo", "cli", "cli_index", "__init__", "__main__"],
+    10: ["demo", "cli", "__init__", "__main__"],
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 ALGEBRA = {"linop", "solve", "tiles", "influence"}

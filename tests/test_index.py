@@ -15,7 +15,7 @@ from torch import nn
 import upweight as uw
 from cases import classification, fitted_mlp, pearson, regression, slope
 from networks import TRAINED, relative, trained
-from upweight import cli_index
+from upweight.cli import indexing
 from upweight.errors import (
     BudgetError,
     ConfigError,
@@ -581,9 +581,9 @@ def test_the_answer_says_what_it_is(tmp_path):
 
 def test_the_command_line_s_functions_speak_json(tmp_path):
     study, query = network()
-    made = cli_index.build(study, tmp_path / "index", size=100, progress=False)
-    asked = cli_index.query(study, tmp_path / "index", query, 3, certified=True)
-    for said in (made, asked, cli_index.info(tmp_path / "index"), cli_index.verify(tmp_path / "index")):
+    made = indexing.built(study, tmp_path / "index", size=100, progress=False)
+    asked = indexing.asked(study, tmp_path / "index", query, 3, certified=True)
+    for said in (made, asked):
         assert json.loads(json.dumps(said)) == said
     assert made["complete"] and made["numbers"] == 100
     found = uw.Index.open(tmp_path / "index", study).query(query, k=3, certified=True)

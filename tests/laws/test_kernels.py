@@ -11,6 +11,7 @@ from torch import nn
 
 import upweight as uw
 from upweight import kernels
+from upweight.gradients.guard import torch_only
 from upweight.kernels import fast_float32
 
 pytestmark = [
@@ -157,3 +158,10 @@ def test_a_model_may_ask_for_the_precision_of_products():
     X = torch.randn(9, 3)
     study = uw.Study(Asking().eval(), (X, torch.arange(9) % 2), loss="cross_entropy", curvature="ekfac")
     assert np.isfinite(study.drop((X, torch.arange(9) % 2)).values).all()
+
+
+def test_only_models_of_torch_s_own_modules_are_called_with_the_faster_kernels():
+    plain = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    assert torch_only(plain) and not torch_only(nn.Sequential(Asking()))
+    plain[0].register_forward_hook(lambda *given: None)
+    assert not torch_only(plain)

@@ -8,7 +8,7 @@ rows they give have been held against plain autograd; a parameter that no rule c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +17,11 @@ from torch import nn
 
 from upweight._typing import Batch, Float, Tensor
 from upweight.errors import ModelError
-from upweight.gradients.guard import as_found
+from upweight.gradients.guard import as_found, torch_only
 from upweight.gradients.layers import Direct, Factored, Indexed, Rule
 from upweight.gradients.vmap import VmapEngine, refused_in_words
 from upweight.kernels import fast_float32
+from upweight.objective import plain_forward
 from upweight.space import FlatLayout, LinearLayout
 from upweight.tiles import PlacedBlock
 from upweight.tiles.blocks import IndexedBlock, LayerBlock
@@ -209,7 +210,9 @@ def capture(
     own = general.objective.theta.dtype
     like = theta.new_zeros((), dtype=torch.promote_types(own, torch.float32))
     lower = torch.autocast(theta.device.type, precision or torch.bfloat16, enabled=precision is not None)
-    with refused_in_words(batch), _watched(sites, calls, like), as_found(model), torch.enable_grad(), lower:
+    quick = fast_float32() if torch_only(model) and general.objective.forward is plain_forward else nullcontext()
+    watched, guarded = _watched(sites, calls, like), as_found(model)
+    with refused_in_words(batch), watched, guarded, torch.enable_grad(), quick, lower:
         outputs, targets = general.run(theta.to(own).detach(), batch)
         outputs = outputs.to(like.dtype)
     return Captured(outputs, targets, [(site, calls[site.name]) for site in sites if calls[site.name]], len(outputs))

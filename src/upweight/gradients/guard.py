@@ -35,6 +35,15 @@ def as_found(model: nn.Module) -> Iterator[None]:
                 module.training = training
 
 
+def torch_only(model: nn.Module) -> bool:
+    """Whether every module is torch's own and nobody listens to any: calling the model then runs no code but torch's."""
+    return all(
+        type(module).__module__.startswith("torch.nn.")
+        and not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+        for module in model.modules()
+    )
+
+
 def compiled(module: nn.Module) -> bool:
     """Whether a module is the wrapper torch.compile returns; read off without importing the compiler."""
     return type(module).__name__ == "OptimizedModule" and "_orig_mod" in module._modules
