@@ -27,6 +27,9 @@ Places = tuple[tuple[int, int], ...]
 RANK_STEP = 4
 """Ranks added at a time."""
 
+USUAL_RANK = 16
+"""What a query's matrix usually needs at least: where that does not pay, no decomposition is tried."""
+
 MASS_FLOOR = 1e-12
 """Share of the largest mass that directions without any still weigh, so that weights can be divided by."""
 
@@ -215,10 +218,10 @@ def _low_rank(
     asked: Int[Tensor, "q"],
     forced: bool,
 ) -> Draft | None:
-    """None where even the first ranks cost more than queries written out."""
+    """None where the usual rank costs more than queries written out."""
     o, i, s = mine[0].layout.outputs, mine[0].layout.inputs, mine[0].inputs.shape[1]
     m = sum(len(layer) * layer.slopes.shape[1] for layer in mine)
-    if not forced and cost_low_rank(RANK_STEP, s, i, o, m) >= cost_low_rank(0, s, i, o, m):
+    if not forced and cost_low_rank(USUAL_RANK, s, i, o, m) >= cost_low_rank(0, s, i, o, m):
         return None
     rows = inverse.after(torch.cat([written_rows(layer).flatten(0, 1) for layer in mine]))
     left, singular, right = torch.linalg.svd(rows.view(m, o, i), full_matrices=False)
