@@ -22,7 +22,7 @@ from upweight.evaluate import Retraining, Training
 from upweight.evaluate.fingerprint import fingerprint
 from upweight.evaluate.finished import InFolder
 from upweight.evaluate.retraining import Task
-from upweight.evaluate.roads import Measured, stacks, widths
+from upweight.evaluate.roads import Measured, member_bytes, stacks, widths
 
 N = 20
 g = torch.Generator().manual_seed(0)
@@ -365,6 +365,20 @@ def test_stacks_hold_one_number_of_points_and_seeds_side_by_side():
     tasks = [Task(place, row, seed) for place, (row, seed) in enumerate(zip(rows, [1, 0, 1, 0, 1, 0], strict=True))]
     assert [[task.place for task in stack] for stack in stacks(run, tasks, 3)] == [[1, 3, 5], [0, 4], [2]]
     assert widths(run, tasks) == [6]
+    uneven = Retraining(run, jobs=1, progress=False).measured(rows)
+    assert set(uneven.stacked) == {5} and uneven.count == 6  # those whose batches are of one size
+
+
+def test_a_stack_stays_within_memory(monkeypatch):
+    tasks = [Task(place, row, 0) for place, row in enumerate(masks(40))]
+    run = training(batch_size=20)
+    inputs, hidden, outputs, parameters = 20 * 3, 20 * 4, 20 * 2, 3 * 4 + 4 + 4 * 2 + 2
+    floor = 8 * (5 * parameters + 2 * (inputs + 2 * hidden + outputs))
+    assert floor <= member_bytes(run) <= 2 * floor
+    monkeypatch.setattr("upweight.evaluate.roads.STACK_BYTES", 11 * member_bytes(run))
+    assert widths(run, tasks) == [8, 11]
+    monkeypatch.setattr("upweight.evaluate.roads.STACK_BYTES", 1)
+    assert widths(run, tasks) == [] and Retraining(run, jobs=1, progress=False).measured(masks()).road == "one_by_one"
 
 
 def test_a_bar_tells_the_time_left(capfd):

@@ -29,10 +29,13 @@ WIDTHS = (8, 32, 128)
 """Members of an ensemble that are tried: few stay in cache, many share the overhead of a step."""
 
 STACK_BYTES = 2**31
-"""What an ensemble's parameters, gradients and moments may take."""
+"""What an ensemble may take: its parameters, gradients and moments, and what its batches keep for the backward pass."""
 
 COPIES = 5
 """Tensors of the size of the parameters that a step holds: themselves, gradients, two moments, one temporary."""
+
+BOTH_WAYS = 2
+"""What is kept for the backward pass, and as much again while it runs."""
 
 WORKER_SECONDS = 4.0
 """What a new worker process costs before its first step: importing torch."""
@@ -116,9 +119,10 @@ def measure(training: Training, tasks: Sequence[Task], jobs: int) -> Measured:
     threads = torch.get_num_threads()
     alone = _alone(training, tasks[0], threads)
     spread = _alone(training, tasks[0], max(1, threads // jobs)) / jobs if jobs > 1 else alone
+    alike = [task for task in tasks if training.pool(task.weights) == training.pool(tasks[0].weights)]
     try:
         require_stackable(training)
-        stacked = {width: _together(training, tasks[:width]) for width in widths(training, tasks)}
+        stacked = {width: _together(training, alike[:width]) for width in widths(training, alike)}
     except (ConfigError, RuntimeError) as error:
         return Measured(
             len(tasks), jobs, alone, spread, {}, f"not at once, since {str(error).splitlines()[0].split('. ')[0]}"
@@ -128,10 +132,25 @@ def measure(training: Training, tasks: Sequence[Task], jobs: int) -> Measured:
 
 def widths(training: Training, tasks: Sequence[Task]) -> list[int]:
     """How many members to try at once, within memory and the number of tasks."""
-    state = training(tasks[0].weights, tasks[0].seed, tick=lambda step, model: True)
-    size = sum(value.numel() * value.element_size() for value in state.values())
-    most = max(1, min(len(tasks), STACK_BYTES // (COPIES * max(size, 1))))
+    most = max(1, min(len(tasks), STACK_BYTES // max(1, member_bytes(training))))
     return sorted({min(width, most) for width in (*WIDTHS, most) if min(width, most) > 1})
+
+
+def member_bytes(training: Training) -> int:
+    """What a member of a stack holds: parameters, gradients and moments, and what a batch keeps for its backward pass."""
+    kept = 0
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.numel() * tensor.element_size()
+        return tensor
+
+    with drawing(), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model = training.started(0)
+        rows = np.arange(min(training.batch_size, len(training.examples)))
+        training.losses(*training.forward(model, training.read(rows))).sum()
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    return COPIES * size + BOTH_WAYS * kept
 
 
 def _alone(training: Training, task: Task, threads: int) -> float:
