@@ -959,6 +959,78 @@ MUTANTS = [
         'return _combined(found, weights, f"Sum',
         'return _combined(found, weights / weights.sum(), f"Sum',
     ),
+    Mutant(
+        "index: the penalty's part of an effect left out",
+        "index/queries.py",
+        "return along.double() * float(fitted.shares(fitted.weights.new_ones(1))[0])",
+        "return 0 * along.double()",
+    ),
+    Mutant(
+        "index: a row's weight left out",
+        "index/held.py",
+        "+ sought.constant[:, None]) * weights",
+        "+ sought.constant[:, None])",
+    ),
+    Mutant(
+        "index: the smallest mass kept",
+        "index/basis.py",
+        "together.argsort(descending=True",
+        "together.argsort(descending=False",
+    ),
+    Mutant("index: deleted rows answer", "index/scan.py", "if gone is not None:", "if False:"),
+    Mutant(
+        "index: of equal scores the last",
+        "index/scan.py",
+        "even &= even.cumsum(1) <= wanted",
+        "even &= even.flip(1).cumsum(1).flip(1) <= wanted",
+    ),
+    Mutant(
+        "index: what is left out is left out of its bound",
+        "index/walk.py",
+        "(whole - kept).clamp_min(0) + ROUNDING",
+        "0 * (whole - kept).clamp_min(0) + ROUNDING",
+    ),
+    Mutant(
+        "index: the solver's error left out of a certificate",
+        "index/certify.py",
+        "radius = error[:, None] * own +",
+        "radius = 0 * error[:, None] * own +",
+    ),
+    Mutant(
+        "index: ‖r‖ for its bound in H⁻¹",
+        "index/lower.py",
+        "(rows.double().square() / self.diagonal.double())",
+        "(rows.double().square() * self.diagonal.double())",
+    ),
+    Mutant(
+        "index: an unfinished append counts", "index/contents.py", "and held == one.count:", "and held <= one.count:"
+    ),
+    Mutant(
+        "index: another model is asked", "index/index.py", "require_same(found, store.manifest", "require_same({}, {}"
+    ),
+    Mutant(
+        "store: renamed before it is on disk",
+        "store/files.py",
+        "                os.fsync(handle)\n            finally:\n                os.close(handle)\n            os.replace",
+        "                pass\n            finally:\n                os.close(handle)\n            os.replace",
+    ),
+    Mutant(
+        "store: a torn line counts",
+        "store/journal.py",
+        "enumerate(lines[:-1], 1)",
+        "enumerate([line for line in lines if line], 1)",
+    ),
+    Mutant("store: a damaged file is read", "store/shards.py", "if found != self.crc32:", "if False:"),
+    Mutant("store: two writers", "store/store.py", "except Timeout:", "except ZeroDivisionError:"),
+    Mutant("projection: not unbiased", "linop/projection.py", "/ self.kept**0.5", "/ self.kept"),
+    Mutant("methods: TRAK without its doubts", "methods/projected.py", "* torch.stack(doubts).mean(0)", "* 1"),
+    Mutant(
+        "methods: DataInf's average",
+        "solve/averaged.py",
+        "self.weights / (self.damping +",
+        "self.weights / (2 * self.damping +",
+    ),
+    Mutant("methods: Adam without bias correction", "methods/checkpoints.py", "/ (1 - first**step)", "/ 1"),
 ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 import upweight as uw
 from networks import trained
 from upweight.index.answer import Source
-from upweight.index.certify import _error, _solutions, sought
+from upweight.index.certify import _error, _settled, _solutions, candidates, sought
 from upweight.index.lower import lower_bound
 from upweight.questions.question import Question
 
@@ -142,8 +144,6 @@ def test_rows_set_aside_are_in_no_end(case):
     fitted = source.fitted
     lower = lower_bound(fitted)
     measured = Question(fitted, query, "loss", "first").measured
-    from upweight.index.certify import candidates
-
     for solved in _solutions(fitted, measured, lower):
         rows = candidates(source.held(), sought(saved.basis, source.held(), solved, _error(solved, lower), lower), 3)
         ends = np.concatenate([np.argsort(-truth, 1)[:, :3], np.argsort(truth, 1)[:, :3]], 1)
@@ -167,3 +167,23 @@ def test_twins_that_cannot_be_told_apart_are_not_certified(tmp_path):
     assert not one.certified[0, int(ends.argmax())]
     assert two.certified[0, int(ends.argmax())]
     assert "too close" in repr(one)
+
+
+def test_an_end_is_certain_only_where_the_solver_s_error_allows_it(case):
+    """At every stop of the solver, a certificate that is given holds, and it counts the error the solver has left."""
+    study, index, query, truth = case
+    saved = index._saved
+    source = Source(saved.fitted(study.fitted), saved, index._contents, {})
+    fitted, k = source.fitted, 10
+    lower = lower_bound(fitted)
+    measured = Question(fitted, query, "loss", "first").measured
+    everything = torch.arange(index.info().rows)
+    for solved in _solutions(fitted, measured, lower):
+        found, rows = _settled(fitted, everything, solved, lower, k, source.recompute)
+        wide = replace(solved, residual=10 * measured.rows())
+        assert not _settled(fitted, everything, wide, lower, k, source.recompute)[0].certified.any()
+        ends = (np.argsort(-truth, 1)[:, :k], np.argsort(truth, 1)[:, :k])
+        for side, (end, order) in enumerate(zip((found.ends.top, found.ends.bottom), ends, strict=True)):
+            for row in np.flatnonzero(found.certified[:, side].numpy()):
+                assert set(end.rows[row].tolist()) == set(order[row])
+        assert set(np.concatenate(ends, 1).ravel()) <= set(rows.tolist())

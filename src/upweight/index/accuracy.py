@@ -11,6 +11,7 @@ import torch
 from upweight._typing import Float, Tensor
 from upweight.errors import plain
 from upweight.fitted import Fitted
+from upweight.gradients import NetworkEngine
 from upweight.index.basis import Basis
 from upweight.index.queries import compressed_queries, solve, solved_layers
 from upweight.index.rounding import Rounding
@@ -20,7 +21,7 @@ from upweight.questions.question import Question
 from upweight.questions.sensitivity import agreement
 from upweight.router import chunk
 from upweight.tiles.compressed import compressed
-from upweight.tiles.layer_jacobians import LayerJacobian, written_rows
+from upweight.tiles.layer_jacobians import LayerJacobian, sum_of, written_rows
 
 QUERIES, POINTS = 16, 256
 """Training points that stand for queries, and others that they are scored against."""
@@ -65,27 +66,36 @@ def sampled(fitted: Fitted, count: int, odd: bool = False) -> Chosen:
 
 
 def measure_accuracy(fitted: Fitted, basis: Basis, rounding: Rounding, tile: int) -> Accuracy:
-    """Score a sample both ways."""
+    """Score a sample both ways, a tile of points at a time where the queries may be written out, else a layer at a time."""
     question = Question(fitted, sampled(fitted, QUERIES, odd=True), "loss", "first")
     measured = question.measured
     assert measured is not None
-    points = sampled(fitted, POINTS)
-    layers = [layers for _, layers, _ in gradients(fitted, points, tile)]
-    rows = [compressed(tile_layers, basis.projection)[:, 0] for tile_layers in layers]
-    stored = torch.cat([rounding.decode(rounding.encode(part)) for part in rows])
+    theta = fitted.objective.theta
+    whole = not fitted.structured or QUERIES * len(theta) * theta.element_size() <= HELD_BYTES
+    points = sampled(fitted, POINTS if whole else _few(fitted))
+    solved, kept, stored, exact = solve(fitted, measured) if whole else None, [], [], []
+    for _, layers, _ in gradients(fitted, points, tile):
+        rows = compressed(layers, basis.projection)[:, 0]
+        stored.append(rounding.decode(rounding.encode(rows)))
+        exact.append(solved.against(layers) if solved is not None else [])
+        kept.append({} if whole else {layer.layout.places: layer for layer in layers})
     queries, _, _ = compressed_queries(fitted, measured, basis)
-    found = queries.double().cpu() @ stored.T  # (m, b)
-    if fitted.structured:
-        parts = solved_layers(fitted, measured)
-        exact = sum(torch.cat([_against(of[places], x) for of in _by_places(layers)]).T for places, x in parts)
-    else:
-        solved = solve(fitted, measured)
-        exact = torch.cat([solved.against(part) for part in layers]).T
-    return _compared(found, exact.double().cpu())  # pyright: ignore
+    if not whole:
+        for places, x in solved_layers(fitted, measured):
+            for found, tile_layers in zip(exact, kept, strict=True):
+                found.append(_against(tile_layers[places], x))
+        exact = [sum_of(found) for found in exact]
+    return _compared(queries.double().cpu() @ torch.cat(stored).T, torch.cat(exact).T.double().cpu())  # pyright: ignore
 
 
-def _by_places(tiles: list[tuple[LayerJacobian, ...]]) -> list[dict]:
-    return [{layer.layout.places: layer for layer in layers} for layers in tiles]
+HELD_BYTES = 2**29
+"""Of queries written out to all parameters, or of the factors of points where they may not be."""
+
+
+def _few(fitted: Fitted) -> int:
+    """Points whose layers' factors are held together."""
+    engine = fitted.engine
+    return max(QUERIES, HELD_BYTES // engine.example_bytes) if isinstance(engine, NetworkEngine) else QUERIES
 
 
 def _against(layer: LayerJacobian, rows: Float[Tensor, "m q"]) -> Float[Tensor, "b m"]:

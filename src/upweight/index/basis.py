@@ -7,6 +7,7 @@ layers together.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -36,7 +37,6 @@ from upweight.linop import (
 from upweight.solve import Filter, filtered, inverse
 from upweight.solve.spectrum import eigenvalues, in_eigenbasis
 from upweight.space import FlatLayout, Layout
-from upweight.tiles.layer_jacobians import LayerJacobian
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,11 @@ class Basis:
         return torch.cat(found)
 
 
-def choose(fitted: Fitted, wanted: Compression, sample: tuple[LayerJacobian, ...]) -> Basis:
+def choose(fitted: Fitted, wanted: Compression, layouts: Sequence[Layout]) -> Basis:
     """The basis asked for.
 
     Args:
-        sample: some training gradients, which say how the model is cut into layers.
+        layouts: how the model is cut into layers.
 
     Raises:
         ConfigError: a projection whose curvature has no block-diagonal form.
@@ -102,7 +102,7 @@ def choose(fitted: Fitted, wanted: Compression, sample: tuple[LayerJacobian, ...
     if kind == "auto":
         kind = "none" if size <= WHOLE and wanted.size is None else "eigenbasis"
     if kind == "none":
-        parts = tuple((layer.layout, Picked(layer.layout.width, torch.arange(layer.layout.width))) for layer in sample)
+        parts = tuple((layout, Picked(layout.width, torch.arange(layout.width))) for layout in layouts)
         return Basis(kind, BlockProjection(size, parts), None, None, False)
     if kind == "logra":
         if not fitted.structured:

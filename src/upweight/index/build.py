@@ -18,6 +18,7 @@ from upweight.index.basis import choose
 from upweight.index.contents import beside, encoded_names
 from upweight.index.fingerprints import code_fingerprints, fingerprints
 from upweight.index.lower import lower_bound
+from upweight.index.queries import layouts_of
 from upweight.index.rounding import Rounding
 from upweight.index.saved import Saved, read
 from upweight.index.settings import Compression
@@ -89,9 +90,9 @@ def _begin(
 ) -> Store:
     """Choose the basis, measure what it loses, and write the manifest, last."""
     tile = fitted.engine.tile
-    sample = [layers for _, layers, _ in gradients(fitted, sampled(fitted, SAMPLE), tile)]
-    basis = choose(fitted, wanted, sample[0])
-    rows = torch.cat([compressed(layers, basis.projection)[:, 0] for layers in sample])
+    basis = choose(fitted, wanted, layouts_of(fitted))
+    sample = gradients(fitted, sampled(fitted, SAMPLE), tile)
+    rows = torch.cat([compressed(layers, basis.projection)[:, 0] for _, layers, _ in sample])
     rounding = Rounding.of(wanted.dtype, rows)
     saved = Saved.of(fitted, basis, rounding)
     bounds = wanted.bounds if wanted.bounds is not None else not fitted.structured and _bounded(fitted)
