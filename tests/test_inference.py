@@ -62,7 +62,7 @@ LIKELIHOODS = {
     "Logit": (sm.Logit((Y > 0) * 1.0, X), {"disp": 0, "tol": 1e-12}),
     "Probit": (sm.Probit((Y > 0) * 1.0, X), {"disp": 0, "tol": 1e-12}),
     "MNLogit": (sm.MNLogit(np.digitize(Y, [0, 1]), X), {"disp": 0, "tol": 1e-12}),
-    "NegativeBinomial": (sm.NegativeBinomial(COUNTS, X), {"disp": 0, "gtol": 1e-9}),
+    "NegativeBinomial": (sm.NegativeBinomial(COUNTS, X), {"disp": 0, "method": "newton", "tol": 1e-12}),
 }
 
 
@@ -154,7 +154,9 @@ DIFFERENTIATED = {
     "gamma": lambda: uw.from_statsmodels(sm.GLM(GAMMA, X, family=LOG_GAMMA).fit(tol=1e-13)),
     "ridge": lambda: uw.from_statsmodels(sm.OLS(Y, X).fit_regularized(alpha=0.1, L1_wt=0)),
     "MNLogit": lambda: uw.from_statsmodels(sm.MNLogit(np.digitize(Y, [0, 1]), X).fit(disp=0, tol=1e-12)),
-    "NegativeBinomial": lambda: uw.from_statsmodels(sm.NegativeBinomial(COUNTS, X).fit(disp=0, gtol=1e-10)),
+    "NegativeBinomial": lambda: uw.from_statsmodels(
+        sm.NegativeBinomial(COUNTS, X).fit(disp=0, method="newton", tol=1e-12)
+    ),
     "softmax with a gauge": lambda: uw.from_sklearn(
         LogisticRegression(tol=1e-12, max_iter=5000).fit(X[:, 1:], np.digitize(Y, [0, 1])),
         X[:, 1:],

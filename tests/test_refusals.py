@@ -312,8 +312,13 @@ def test_trust_speaks_up_where_no_answer_can_be_had_and_where_training_is_not_do
         raw.self_influence()
     assert any("would move the outputs" in concern for concern in raw.trust().concerns)
     bare = uw.Study(model, (problem.X, problem.y), loss="cross_entropy", penalty=uw.L2(1e-4))
-    assert bare.trust().lowest_curvature < 0
-    assert any("no answer without more damping" in concern for concern in bare.trust().concerns)
+    assert bare.trust().hessian_floor < 0 < bare.trust().lowest_curvature
+    assert any("the Hessian is not positive definite" in concern for concern in bare.trust().concerns)
+    asked = uw.Study(
+        model, (problem.X, problem.y), loss="cross_entropy", penalty=uw.L2(1e-4), curvature="hessian"
+    ).trust()
+    assert asked.lowest_curvature < 0
+    assert any("no answer without more damping" in concern for concern in asked.concerns)
 
 
 def test_a_report_says_what_its_own_refits_say(tmp_path):

@@ -63,6 +63,12 @@ def glm(outcome, family, X="X", **how):
     return fit
 
 
+def polished(model):
+    """Fitted by statsmodels' own search, then by Newton's method from there: the search alone stalls on some machines."""
+    start = model.fit(disp=0, gtol=1e-5).params
+    return model.fit(start_params=start, method="newton", disp=0, tol=1e-12)
+
+
 EXACT = {
     "OLS": lambda k: sm.OLS(D.real[k], D.X[k]).fit(),
     "WLS": lambda k: sm.WLS(D.real[k], D.X[k], weights=D.weight[k]).fit(),
@@ -99,17 +105,20 @@ CURVED = {
         lambda k: sm.Poisson(D.count[k], D.X[k], offset=D.offset[k], exposure=D.exposure[k]).fit(disp=0, tol=1e-13),
         0.03,
     ),
-    "NegativeBinomial NB2": (lambda k: sm.NegativeBinomial(D.over[k], D.X[k]).fit(disp=0, gtol=1e-9), 0.05),
+    "NegativeBinomial NB2": (
+        lambda k: polished(sm.NegativeBinomial(D.over[k], D.X[k])),
+        0.05,
+    ),
     "NegativeBinomial NB2, offset": (
-        lambda k: sm.NegativeBinomial(D.over[k], D.X[k], offset=D.offset[k]).fit(disp=0, gtol=1e-9),
+        lambda k: polished(sm.NegativeBinomial(D.over[k], D.X[k], offset=D.offset[k])),
         0.05,
     ),
     "NegativeBinomial NB1": (
-        lambda k: sm.NegativeBinomial(D.over[k], D.X[k], loglike_method="nb1").fit(disp=0, gtol=1e-9, maxiter=500),
+        lambda k: polished(sm.NegativeBinomial(D.over[k], D.X[k], loglike_method="nb1")),
         0.05,
     ),
     "geometric": (
-        lambda k: sm.NegativeBinomial(D.over[k], D.X[k], loglike_method="geometric").fit(disp=0, gtol=1e-9),
+        lambda k: polished(sm.NegativeBinomial(D.over[k], D.X[k], loglike_method="geometric")),
         0.03,
     ),
     "MNLogit": (lambda k: sm.MNLogit(D.three[k], D.X[k]).fit(disp=0, tol=1e-13), 0.03),

@@ -1031,6 +1031,36 @@ MUTANTS = [
         "self.weights / (2 * self.damping +",
     ),
     Mutant("methods: Adam without bias correction", "methods/checkpoints.py", "/ (1 - first**step)", "/ 1"),
+    Mutant(
+        "flat blocks: none is set aside",
+        "fitted/blocked.py",
+        "if mean_eigenvalue(block) == 0)",
+        "if mean_eigenvalue(block) < 0)",
+    ),
+    Mutant(
+        "small networks: damping by rule forgotten",
+        "fitted/fitted.py",
+        "replace(self.settings, damping=AUTO_DAMPING) if by_rule else self.settings",
+        "self.settings",
+    ),
+    Mutant(
+        "data: random augmentation not looked for",
+        "gradients/probe.py",
+        "    _require_steady(objective.examples)\n",
+        "",
+    ),
+    Mutant(
+        "groups: a refused step is not counted",
+        "questions/whole.py",
+        'return _move(question.fitted, change, "first"), True',
+        'return _move(question.fitted, change, "first"), False',
+    ),
+    Mutant(
+        "block CG: unconverged answers are called converged",
+        "solve/cg.py",
+        "reached = residual <= self.tolerance",
+        "reached = residual <= HOPELESS",
+    ),
 ]
 
 

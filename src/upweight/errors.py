@@ -8,7 +8,7 @@ UpweightError
 │   ├── LabelError         a target of the wrong range, type or class
 │   ├── ShapeError         outputs, targets, columns or losses that do not line up
 │   ├── IndexOutOfRange    a training point that does not exist (also an IndexError)
-│   ├── OrderError         data without a fixed order or length
+│   ├── OrderError         data without a fixed order or length, or that changes from one reading to the next
 │   ├── DecisionError      review decisions that cannot be followed, or are about other data
 │   └── NondeterministicModel  an output that depends on chance or on the rest of the batch
 ├── ModelError             a model that cannot be studied: unfitted, unsupported, no tracked parameter
@@ -36,6 +36,9 @@ UpweightWarning
 
 Every message says what was found, what was expected, and what to do next.
 """
+
+import difflib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -178,3 +181,10 @@ def listing(items: object, limit: int = 5) -> str:
     found = list(items)  # type: ignore[call-overload]
     shown = ", ".join(str(item) for item in found[:limit])
     return shown if len(found) <= limit else f"{shown}, … ({len(found)} in all)"
+
+
+def names_like(wanted: object, known: Iterable[str]) -> str:
+    """The names that may be asked for, the one meant put first: ``one of 'a', 'b' (did you mean 'a'?)``."""
+    names = list(known)
+    near = difflib.get_close_matches(str(wanted).lower().replace("-", "_"), names, n=1, cutoff=0.7)
+    return f"one of {', '.join(names)}{f' (did you mean {near[0]!r}?)' if near else ''}"

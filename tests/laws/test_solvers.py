@@ -447,7 +447,9 @@ def test_a_low_rank_that_leaves_out_more_than_the_damping_is_called_unconverged(
     matrix, rows = symmetric(with_spectrum(0.8 ** torch.arange(30, dtype=torch.float64))), normal(2, 30, seed=1)
     low, high = make(matrix, 1e-3).solve(rows).verdict, make(matrix, 1.0).solve(rows).verdict
     assert low.residual > 1 and not low.converged and "unconverged" in str(low)
-    assert high.residual < 0.5 and high.converged
+    assert high.residual < 0.5 and not high.converged  # tens of percent are no answer either
+    enough = make(matrix, 10.0).solve(rows).verdict
+    assert enough.residual < 0.1 and enough.converged and "unconverged" not in str(enough)
 
 
 def test_lanczos_goes_on_where_an_invariant_space_ends():
@@ -673,3 +675,20 @@ def test_the_global_random_state_is_as_found():
         found.solve(normal(1, 10))
     nystrom_preconditioner(symmetric(spd(10)), 3, 0.1)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_block_cg_that_stops_near_the_answer_says_it_is_unconverged():
+    matrix = symmetric(with_spectrum(torch.logspace(0, -1.5, 40, dtype=torch.float64)))
+    rows, wanted = normal(1, 40, seed=3), torch.linalg.inv(matrix.dense())
+    found = None
+    for steps in range(4, 40):
+        try:
+            found = BlockCG(matrix, matrix, lambda rows: rows, steps=steps).solve(rows)
+            break
+        except uw.errors.NotConverged:
+            continue
+    assert found is not None and 1e-7 < found.verdict.residual <= 1e-3
+    assert not found.verdict.converged and "unconverged" in str(found.verdict)
+    left = (rows - found.rows @ matrix.dense()).norm(dim=1) / rows.norm(dim=1)
+    assert float(left.max()) == pytest.approx(found.verdict.residual, rel=1e-6)
+    assert (found.rows - rows @ wanted).norm() < (rows @ wanted).norm()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -13,7 +13,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from upweight.evaluate.calibration import Calibration
+
+class Compared(Protocol):
+    """What is drawn of a calibration: changes predicted and seen, in one unit."""
+
+    @property
+    def predicted(self) -> np.ndarray: ...
+    @property
+    def refitted(self) -> np.ndarray: ...
+    @property
+    def measure(self) -> str: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def after(self) -> str: ...
+    @property
+    def slope(self) -> float: ...
+    @property
+    def pearson(self) -> float: ...
 
 
 @dataclass
@@ -40,7 +57,7 @@ class CalibrationDisplay:
     dots_: Any = field(init=False, repr=False)
 
     @classmethod
-    def from_calibration(cls, calibration: Calibration, *, ax: Axes | None = None) -> CalibrationDisplay:
+    def from_calibration(cls, calibration: Compared, *, ax: Axes | None = None) -> CalibrationDisplay:
         """Draw what ``study.check`` returned."""
         title = f"slope {calibration.slope:.3f} · Pearson {calibration.pearson:.4f}"
         made = cls(

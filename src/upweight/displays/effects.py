@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -14,7 +14,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from upweight.influence.effects import Effects
+
+class Scored(Protocol):
+    """What is drawn of effects: a number for every query and change."""
+
+    @property
+    def values(self) -> np.ndarray: ...
+    @property
+    def query_ids(self) -> np.ndarray: ...
+    @property
+    def train_ids(self) -> np.ndarray: ...
+    @property
+    def measure(self) -> str: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def question(self) -> str: ...
 
 
 @dataclass
@@ -38,7 +53,7 @@ class EffectsDisplay:
     bars_: Any = field(init=False, repr=False)
 
     @classmethod
-    def from_effects(cls, effects: Effects, *, query: Any = None, k: int = 8, ax: Axes | None = None) -> EffectsDisplay:
+    def from_effects(cls, effects: Scored, *, query: Any = None, k: int = 8, ax: Axes | None = None) -> EffectsDisplay:
         """Draw one row of effects.
 
         Args:

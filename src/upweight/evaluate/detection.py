@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
+from upweight.displays.axes import axes_or_new
 from upweight.errors import ConfigError, NonFiniteInput, ShapeError
 from upweight.evaluate.agreement import warn_of_sign
 from upweight.evaluate.estimates import DRAWS, Estimate, bootstrapped
 from upweight.evaluate.fingerprint import fingerprint
-from upweight.evaluate.plots import new_axes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +51,7 @@ class Detection:
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """Fraction fixed against fraction checked."""
-        axes = new_axes(axes)
+        axes = axes_or_new(axes, (4.6, 4.2))
         places = np.linspace(0, 1, len(self.found))
         axes.plot(places, self.found, color="#1f5fa8")
         axes.plot([0, 1], [0, 1], color="#888888", linewidth=1)

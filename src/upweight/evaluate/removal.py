@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from upweight._typing import Float, Int
+from upweight.displays.axes import axes_or_new
 from upweight.errors import ConfigError, NonFiniteInput, ShapeError
 from upweight.evaluate.altered import Altered, as_trained
-from upweight.evaluate.plots import new_axes
 from upweight.evaluate.refit import refit_altered, require_refits
 from upweight.evaluate.retraining import Retraining, as_retraining
 from upweight.evaluate.states import Train, outputs_at, outputs_of, require_unchanged
@@ -60,7 +60,7 @@ class Brittleness:
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """Share flipped against the number of points removed."""
-        axes = new_axes(axes)
+        axes = axes_or_new(axes, (4.6, 4.2))
         for name in self.smallest:
             axes.plot(self.sizes, self.flipped(name), marker="o", markersize=3, label=name)
         axes.set(xlabel="points removed", ylabel="share of predictions flipped", xscale="log", ylim=(-0.02, 1.02))

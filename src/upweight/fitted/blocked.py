@@ -7,11 +7,12 @@ from functools import cached_property
 
 from upweight.curvature import Relative, damped, mean_eigenvalue
 from upweight.curvature.fisher import read_fisher
-from upweight.errors import ConfigError
+from upweight.errors import ConfigError, listing
 from upweight.fitted.settings import STRUCTURED, Settings
 from upweight.gradients import Engine
-from upweight.linop import BlockDiagonal, Diagonal, LinearOperator
+from upweight.linop import BlockDiagonal, Diagonal, Identity, LinearOperator, Scaled
 from upweight.solve import Filter, Inverted, filtered, inverse
+from upweight.space import Layout
 
 AUTO_DAMPING = Relative(0.1)
 """Damping of structured curvature in units of each block's mean eigenvalue, where nothing better is known."""
@@ -62,13 +63,26 @@ class Blocked:
     @cached_property
     def inverse(self) -> Inverted:
         """(F + λI)⁻¹, λ read for every block; or f(F) where a filter was chosen."""
+        return self.inverse_at(self.chosen_damping)
+
+    def inverse_at(self, chosen: float | Relative | Filter) -> Inverted:
+        """The same with another damping; 0 on the blocks that are flat, which have nothing to measure λ in."""
+        parts, flat = self.curvature.parts, self.flat
+        bent = BlockDiagonal(self.curvature.width, tuple(part for part in parts if part[0] not in flat))
+        found = filtered(bent, chosen) if isinstance(chosen, Filter) else inverse(damped(bent, chosen))
+        assert isinstance(found, Inverted) and isinstance(found.operator, BlockDiagonal)
+        answers = {at.places: block for at, block in found.operator.parts}
+        whole = tuple((at, answers.get(at.places, Scaled(Identity(block.size), 0.0))) for at, block in parts)
+        verdict = replace(found.verdict, method=self._words(), residual=None)
+        return Inverted(BlockDiagonal(self.curvature.width, whole), verdict)
+
+    @cached_property
+    def flat(self) -> tuple[Layout, ...]:
+        """Blocks without curvature where λ is a share of it: no training point reaches them, so they take no part."""
         chosen = self.chosen_damping
-        if isinstance(chosen, Filter):
-            found = filtered(self.curvature, chosen)
-        else:
-            found = inverse(damped(self.curvature, chosen))
-        assert isinstance(found, Inverted)
-        return replace(found, verdict=replace(found.verdict, method=self._words(), residual=None))
+        if not (isinstance(chosen, Relative) or (isinstance(chosen, Filter) and chosen.relative)):
+            return ()
+        return tuple(at for at, block in self.curvature.parts if mean_eigenvalue(block) == 0)
 
     @property
     def undone(self) -> LinearOperator:
@@ -89,6 +103,10 @@ class Blocked:
         if self.kind in ("ekfac", "kfac", "kfac_reduce") and bare:
             size = sum(block.size for block in bare) / self.curvature.size
             said.append(f"{len(bare)} of them a plain diagonal, {size:.0%} of the parameters, for want of a layer rule")
+        if self.flat:
+            homes = self.engine.objective.space.homes()
+            names = dict.fromkeys(homes[at.places[0][0]] for at in self.flat)
+            said.append(f"{listing(tuple(names), 3)} left out, which no training point reaches")
         if self.settings.precision == "bfloat16":
             said.append("passes in bfloat16")
         if isinstance(self.chosen_damping, Filter):

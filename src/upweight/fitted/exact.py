@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from upweight._typing import Float, Tensor
 from upweight.curvature import Relative, ggn, hessian, mean_eigenvalue, shift_gauge
-from upweight.errors import BudgetError, ConfigError
+from upweight.errors import BudgetError, ConfigError, IndefiniteCurvature
 from upweight.fitted.settings import STRUCTURED, Settings
 from upweight.gradients import Engine
 from upweight.linop import Dense
@@ -21,11 +21,13 @@ class Exact:
 
     Attributes:
         kind: the study's curvature, resolved: 'hessian', 'ggn', or the name of a structured one, which is refused.
+        words: what the verdict adds to its method.
     """
 
     engine: Engine
     settings: Settings
     kind: str
+    words: str = ""
 
     @property
     def fits(self) -> bool:
@@ -72,6 +74,14 @@ class Exact:
         """
         return self.inverse_with(0.0)
 
+    @cached_property
+    def definite(self) -> bool:
+        """Whether H + λI can be inverted by Cholesky."""
+        try:
+            return self.inverse is not None
+        except IndefiniteCurvature:
+            return False
+
     def inverse_with(self, share: float) -> CholeskyInverse | LUInverse:
         """(H + λI + ρ∇²r)⁻¹; the last one asked for is kept."""
         if share not in self._inverses:
@@ -80,7 +90,8 @@ class Exact:
                 del self._inverses[old]
             found = inverse(operator.damped(self.damping), self.gauge)
             assert isinstance(found, CholeskyInverse | LUInverse)
-            self._inverses[share] = found
+            verdict = replace(found.verdict, method=found.verdict.method + self.words)
+            self._inverses[share] = replace(found, verdict=verdict)
         return self._inverses[share]
 
     def _with_penalty(self, share: float) -> Dense:

@@ -15,7 +15,7 @@ from upweight._typing import Float, Tensor
 from upweight.adapters import Adapted
 from upweight.curvature import mean_eigenvalue
 from upweight.errors import BudgetError, ConfigError, IndexOutOfRange, ModeWarning, listing
-from upweight.fitted.blocked import Blocked
+from upweight.fitted.blocked import AUTO_DAMPING, Blocked
 from upweight.fitted.exact import Exact
 from upweight.fitted.iterative import of_linear_model, of_network
 from upweight.fitted.settings import STRUCTURED, Settings
@@ -34,7 +34,8 @@ from upweight.gradients.probe import probe
 from upweight.linop import BlockDiagonal, LinearOperator
 from upweight.objective import Objective
 from upweight.objective.data import index_array
-from upweight.solve import Inverse, Verdict
+from upweight.solve import Filter, Inverse, Verdict
+from upweight.solve.direct import lowest_eigenvalue
 from upweight.tiles import Block, drafts
 
 DEAR = 10**7
@@ -42,6 +43,9 @@ DEAR = 10**7
 
 SMALL = 4096
 """Parameters of a network up to which its Hessian is formed without being asked for."""
+
+INDEFINITE = "as the Hessian is not positive definite at these parameters"
+"""Why a small network is not studied by its Hessian."""
 
 SAMPLED, SAMPLED_SHARE = (128, 512), 1 / 16
 """Examples it is estimated from: a sixteenth of all, within these bounds."""
@@ -75,19 +79,26 @@ class Fitted:
 
     @cached_property
     def kind(self) -> str:
-        """The curvature that is used: 'auto' is the exact Hessian of linear models and small networks, else EK-FAC."""
-        if self.settings.curvature != "auto":
-            return self.settings.curvature
-        if self.settings.solver_name in ITERATIVE and not self.linear:
+        """The curvature that is used.
+
+        'auto' is the exact Hessian of linear models, and of small networks where it is positive definite; of other small
+        ones the damped Gauss-Newton matrix; else EK-FAC.
+        """
+        asked = self.settings
+        if asked.curvature != "auto":
+            return asked.curvature
+        if asked.solver_name in ITERATIVE and not self.linear:
             return "ggn"
-        if self.settings.solver_name == "cholesky":
+        if self.linear or asked.solver_name == "cholesky":
             return "hessian"
-        return "hessian" if self.linear or self.small else "ekfac"
+        if not self.small or isinstance(asked.damping, Filter):
+            return "ekfac"
+        return "hessian" if self._hessian.definite else "ggn"
 
     @property
     def small(self) -> bool:
         """True where a network's Hessian fits the memory and is a matter of seconds: p double backward passes."""
-        return Exact(self.engine, self.settings, "hessian").fits and self.objective.space.size <= SMALL
+        return self._hessian.fits and self.objective.space.size <= SMALL
 
     @property
     def structured(self) -> bool:
@@ -97,7 +108,27 @@ class Fitted:
     @cached_property
     def exact(self) -> Exact:
         """The curvature written out."""
-        return Exact(self.engine, self.settings, self.kind)
+        if self.kind == "hessian":
+            return self._hessian
+        if not self.fell_back:
+            return Exact(self.engine, self.settings, self.kind)
+        by_rule = self.settings.damping == "auto"
+        settings = replace(self.settings, damping=AUTO_DAMPING) if by_rule else self.settings
+        return Exact(self.engine, settings, "ggn", f" of the Gauss-Newton matrix, {INDEFINITE}")
+
+    @property
+    def fell_back(self) -> bool:
+        """True where the Gauss-Newton matrix stands in for a small network's Hessian, which is not positive definite."""
+        return self.kind == "ggn" and self.settings.curvature == "auto" and not self.iterates
+
+    @property
+    def hessian_floor(self) -> float:
+        """The lowest eigenvalue of the Hessian that was given up; NaN where none was."""
+        return lowest_eigenvalue(self._hessian.curvature.matrix) if self.fell_back else float("nan")
+
+    @cached_property
+    def _hessian(self) -> Exact:
+        return Exact(self.engine, self.settings, "hessian")
 
     @cached_property
     def blocked(self) -> Blocked:

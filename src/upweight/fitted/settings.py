@@ -11,7 +11,7 @@ import numpy as np
 
 from upweight.curvature import Relative, block_diagonal, diagonal, ekfac, identity, kfac
 from upweight.curvature.fisher import FISHERS
-from upweight.errors import ConfigError
+from upweight.errors import ConfigError, names_like
 from upweight.fitted.solvers import ITERATIVE, Solver
 from upweight.gradients import Engine
 from upweight.linop import BlockDiagonal
@@ -85,7 +85,9 @@ class Settings:
         )
         for name, allowed in allowed_names:
             if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name}={getattr(self, name)!r} is unknown. Expected one of {', '.join(allowed)}.")
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r} is unknown. Expected {names_like(getattr(self, name), allowed)}."
+                )
         self.chosen_solver  # noqa: B018 - reads the name
         if self.damping is None:
             object.__setattr__(self, "damping", 0.0)  # none asked for is none added

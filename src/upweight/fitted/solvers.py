@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from upweight.errors import ConfigError
+from upweight.errors import ConfigError, names_like
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Solver:
 
     def __post_init__(self) -> None:
         if self.name not in SOLVERS:
-            raise ConfigError(f"solver={self.name!r} is unknown. Expected one of {', '.join(SOLVERS)}.")
+            raise ConfigError(f"solver={self.name!r} is unknown. Expected {names_like(self.name, SOLVERS)}.")
         allowed = ITERATIVE.get(self.name, Traits()).options
         for option in ("steps", "tolerance", "rank", "scale", "repeats", "minibatch", "precondition"):
             value: Any = getattr(self, option)

@@ -3,8 +3,10 @@
 import torch
 
 from upweight._typing import Tensor
-from upweight.errors import NondeterministicModel
+from upweight.errors import NondeterministicModel, OrderError
 from upweight.gradients.engine import Engine
+from upweight.objective import Examples
+from upweight.objective.data import Items, map_tensors
 from upweight.objective.linear_map import LinearMap
 from upweight.objective.predictors import Predictors
 
@@ -24,15 +26,25 @@ MIXING = (
 )
 
 
+CHANGING = (
+    "the training set gave two different versions of example {}. Expected the same example every time it is read; turn random augmentation "
+    "and sampling off in the dataset and its collate function (what a model was trained on at random is averaged by several fixed copies)."
+)
+REREAD = 64
+"""Examples read twice, to see whether the data themselves are random: a fetch each, and no pass of the model."""
+
+
 def probe(engine: Engine) -> None:
-    """Compare outputs of the first examples: twice, and one by one.
+    """Read the first examples twice; compare outputs of some of them: twice, and one by one.
 
     Raises:
+        OrderError: an example is not the same when it is read again.
         NondeterministicModel: an output depends on chance, or on the rest of its batch, in eval mode.
     """
     objective = engine.objective
     if isinstance(objective.model, LinearMap | Predictors):
         return  # Wx + b draws nothing and mixes nothing; huge coefficients only make its rounding look like it
+    _require_steady(objective.examples)
     count = min(PROBED, objective.count)
     batch = objective.moved(objective.examples.read(slice(0, count)))
     together, _ = engine.outputs(batch, names=objective.examples.ids[:count])
@@ -43,6 +55,17 @@ def probe(engine: Engine) -> None:
     for position, name in enumerate(objective.examples.ids[:count]):
         alone, _ = engine.outputs(objective.moved(objective.examples.read(slice(position, position + 1))))
         _check_alike(together[position : position + 1], alone, MIXING.format(name))
+
+
+def _require_steady(examples: Examples) -> None:
+    if not isinstance(examples, Items):
+        return  # tensors held in memory
+    for position in range(min(REREAD, len(examples))):
+        where, found = slice(position, position + 1), [[], []]
+        for tensors in found:
+            map_tensors(examples.read(where), tensors.append)
+        if not all(torch.equal(a, b) or bool(a.isnan().any()) for a, b in zip(*found, strict=True)):
+            raise OrderError(CHANGING.format(examples.ids[position]))
 
 
 def _check_alike(first: Tensor, second: Tensor, message: str) -> None:

@@ -16,7 +16,7 @@ from torch.func import grad, jacrev, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from upweight._typing import Batch, Tensor
-from upweight.errors import ConfigError, ShapeError
+from upweight.errors import ConfigError, ModelError, ShapeError
 from upweight.gradients.engine import Engine
 from upweight.gradients.guard import as_found, called
 from upweight.objective import Examples, Objective
@@ -48,6 +48,25 @@ def refused_in_words(batch: Batch) -> Iterator[None]:
         raise ShapeError(
             f"the model could not be called on {described(batch)}: {error}. Expected inputs as in training, in shape and type; "
             "convert them, or pass forward= to take the batch apart."
+        ) from error
+
+
+@contextmanager
+def unruled_functions() -> Iterator[None]:
+    """Say what a custom ``torch.autograd.Function`` lacks where torch.func refuses it.
+
+    Raises:
+        ModelError: it has no ``setup_context``.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "setup_context" not in str(error):
+            raise
+        raise ModelError(
+            "the model calls a torch.autograd.Function that torch.func cannot differentiate, for it has no setup_context. Expected one for every "
+            "question that no layer rule answers; give the Function setup_context and generate_vmap_rule = True, or leave the parameters without a "
+            "layer rule out with parameters= and use curvature='ekfac'."
         ) from error
 
 
@@ -110,7 +129,8 @@ class VmapEngine(Engine):
         """Raw outputs and targets at θ; buffers are copies, so the model keeps its own."""
         tracked = {f"model.{name}": value for name, value in self.objective.space.unflatten(theta).items()}
         buffers = {f"model.{name}": value.clone() for name, value in self.objective.model.named_buffers()}
-        return called(self._bound, {**self._frozen, **buffers, **tracked}, batch)
+        with unruled_functions():
+            return called(self._bound, {**self._frozen, **buffers, **tracked}, batch)
 
     def function_of(self, batch: Batch, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         """θ ↦ η of a batch, in another floating-point type; frozen parameters and buffers are cast along."""

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from upweight._typing import Tensor
-from upweight.errors import ConfigError, LabelError, ShapeError
+from upweight.errors import ConfigError, LabelError, ShapeError, names_like
 from upweight.objective.elementwise import Elementwise, called, shape_of
 from upweight.objective.hinges import SmoothHinge
 from upweight.objective.loss import Loss, ThinHessian
@@ -210,7 +210,7 @@ class CallableLoss(Loss):
     def prepare(
         self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
     ) -> tuple[Tensor, Tensor]:
-        losses = self.function(outputs, targets)
+        losses = self._called(outputs, targets)
         if not isinstance(losses, Tensor) or losses.shape != outputs.shape[:1]:
             found = shape_of(losses) if isinstance(losses, Tensor) else type(losses).__name__
             raise ShapeError(
@@ -224,6 +224,15 @@ class CallableLoss(Loss):
                 "Expected each example's own loss: shapes that broadcast, or a division by the batch, mix examples; reshape the targets, or return (b,) without dividing."
             )
         return outputs.reshape(len(outputs), -1), targets
+
+    def _called(self, outputs: Tensor, targets: Tensor) -> Any:
+        try:
+            return self.function(outputs, targets)
+        except TypeError as error:
+            raise ConfigError(
+                f"the callable loss could not be called as loss(outputs, targets): {error}. Expected a function of these two tensors "
+                "that returns one loss an example; the model and its batch are called by forward=."
+            ) from error
 
     def bound(self, trailing: tuple[int, ...]) -> Loss:
         return replace(self, trailing=trailing)
@@ -275,7 +284,7 @@ def read_loss(loss: str | Loss | nn.Module | Callable[[Tensor, Tensor], Tensor])
         return CallableLoss(loss, name=getattr(loss, "__name__", "callable"))
     hint = HINTS.get(str(loss).lower(), "")
     raise ConfigError(
-        f"loss={loss!r} is unknown. {hint}Expected one of {', '.join(NAMED)}, an nn loss module, or a callable (outputs, targets) -> (b,)."
+        f"loss={loss!r} is unknown. {hint}Expected {names_like(loss, NAMED)}, an nn loss module, or a callable (outputs, targets) -> (b,)."
     )
 
 

@@ -27,6 +27,8 @@ from upweight.solve.direct import ILL_CONDITIONED
 ORDERS = ("auto", "two_newton", "newton", "first")
 ESTIMANDS = ("response", "newton")
 
+SIZES = "Blocks overstate what single points own: trust the order before the sizes, and confirm sizes with check()"
+"""Said of first-order answers from structured curvature."""
 
 MeasureLike = str | Callable[[Tensor, Tensor], Tensor]
 
@@ -178,17 +180,19 @@ class Question:
         return unit if per is None else f"{unit} per unit of {per}"
 
     def _said(self, answer: Answer) -> list[str]:
-        fitted, said = self.fitted, []
+        fitted, measured, said = self.fitted, self.measured, []
         if answer.order != "first" and not fitted.linear:
             said.append("Each point's own curvature is taken through the outputs (Gauss-Newton)")
         if self.order == "auto":
             said.append(self._instead(answer))
+        if fitted.structured and answer.order == "first" and measured is not None:
+            said.append(SIZES)
         if self.estimand == "newton":
             said.append("Of the Newton iterate (gᵢ − Hᵢs)")
         if not fitted.stationarity.reached:
             said.append(f"Not at a minimum: {fitted.stationarity}")
         if answer.refused:
-            sentence = f"{answer.refused} of {answer.values.shape[1]} changes stay at first order: their leverage reaches 1, so what remains does not determine the parameters"
+            sentence = f"{answer.refused} of {answer.values.shape[1]} changes stay at first order: without them the curvature would not be positive definite, so what remains does not determine the parameters"
             warnings.warn(
                 f"{sentence}. Expected leverages below 1; add a penalty or damping, or refit those points.",
                 ApproximationWarning,

@@ -9,12 +9,11 @@ import torch
 from scipy import stats
 
 from upweight._typing import Float, Tensor
-from upweight.curvature import Relative, damped
+from upweight.curvature import Relative
 from upweight.fitted import Fitted
 from upweight.fitted.blocked import AUTO_DAMPING
 from upweight.linop import BlockDiagonal, KroneckerEigen, LinearOperator
 from upweight.questions.measuring import Measurement
-from upweight.solve import inverse
 from upweight.tiles import Block
 from upweight.tiles.blocks import FactoredBlock, LayerBlock
 from upweight.tiles.drafts import Places
@@ -52,10 +51,9 @@ def agreement(first: Float[Tensor, "b m"], second: Float[Tensor, "b m"]) -> floa
 
 def _operators(fitted: Fitted) -> list[BlockDiagonal]:
     """The study's inverse, and those at ten times and a tenth of its damping."""
-    found = [fitted.blocked.inverse.operator]
-    for factor in (10.0, 0.1):
-        found.append(inverse(damped(fitted.blocked.curvature, Relative(factor * AUTO_DAMPING.share))).operator)  # pyright: ignore
-    return found  # pyright: ignore
+    blocked = fitted.blocked
+    others = [blocked.inverse_at(Relative(factor * AUTO_DAMPING.share)) for factor in (10.0, 0.1)]
+    return [found.operator for found in (blocked.inverse, *others)]  # pyright: ignore
 
 
 def _sampled(

@@ -43,6 +43,8 @@ class Trust:
         mean_leverage, highest_leverage: of the training points; first order misses 1/(1 − leverage).
         highest_point: id of the training point with the highest leverage.
         convex: the model is linear in its parameters, so that a minimum is the minimum.
+        hessian_floor: the lowest eigenvalue of a Hessian that is not positive definite, for which the damped Gauss-Newton
+            matrix answers; NaN elsewhere.
     """
 
     stationarity: Stationarity
@@ -55,6 +57,7 @@ class Trust:
     highest_leverage: float
     highest_point: object
     convex: bool
+    hessian_floor: float = float("nan")
     notes: tuple[str, ...] = ()
 
     @property
@@ -63,6 +66,10 @@ class Trust:
         found = []
         if isinstance(self.solver, str):
             found.append(f"no answer without more damping or penalty: {self.solver}")
+        if not np.isnan(self.hessian_floor):
+            found.append(
+                f"the Hessian is not positive definite (lowest eigenvalue {self.hessian_floor:.3g}), so these parameters are no strict minimum and the damped Gauss-Newton matrix answers; train further, or pass the penalty of the training run"
+            )
         if not self.stationarity.reached:
             found.append(f"not at a minimum: {self.stationarity}")
         if self.pending_shift > FAR:
@@ -129,6 +136,7 @@ def trust(fitted: Fitted) -> Trust:
         highest_leverage=float(owned[top]),
         highest_point=plain(fitted.objective.examples.ids[top]),
         convex=fitted.linear,
+        hessian_floor=fitted.hessian_floor,
         notes=(*fitted.adapted.notes, *([ITERATED] if fitted.stands_in else [])),
     )
 

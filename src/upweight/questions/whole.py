@@ -141,7 +141,7 @@ def read_groups(fitted: Fitted, groups: Any) -> tuple[np.ndarray, list[np.ndarra
         names, members = read_groups(fitted, list(groups.values()))
         return np.asarray(list(groups)), members
     found = list(groups)
-    if found and all(isinstance(member, list | tuple | set | np.ndarray) for member in found):
+    if found and all(isinstance(member, list | tuple | set | range | np.ndarray) for member in found):
         empty = [place for place, member in enumerate(found) if not len(member)]
         if empty:
             raise ConfigError(
@@ -150,7 +150,7 @@ def read_groups(fitted: Fitted, groups: Any) -> tuple[np.ndarray, list[np.ndarra
         return np.arange(len(found)), [np.unique(fitted.positions(list(member))) for member in found]
     if len(found) != fitted.objective.count:
         raise ConfigError(
-            f"drop_group found {len(found)} labels for {fitted.objective.count} training points. Expected a list of lists of points, or one label a point."
+            f"drop_group found {len(found)} labels for {fitted.objective.count} training points. Expected a list of lists of points, as in [[0, 1, 2]] for one group of three, or one label a point."
         )
     names, where = np.unique(np.asarray(found), return_inverse=True)
     return names, [np.flatnonzero(where == place) for place in range(len(names))]
@@ -160,8 +160,20 @@ def _effects(question: Question, changes: list[Reweighting], names: np.ndarray, 
     order, _ = _group_order(question), question.measured  # a query that cannot be asked is refused before any work
     if question.fitted.structured or question.fitted.iterates:
         return question.effects(_at_scale(question, changes, order), names, asked)
-    moves = torch.stack([_move(question.fitted, change, order) for change in changes])
-    return question.effects(question.of_moves(moves, order), names, asked)
+    moves, refused = zip(*(_affordable(question, change, order) for change in changes), strict=True)
+    count = sum(refused)
+    answer = question.of_moves(torch.stack(moves), "first" if count == len(changes) else order)
+    return question.effects(replace(answer, refused=count), names, asked)
+
+
+def _affordable(question: Question, change: Reweighting, order: str) -> tuple[Tensor, bool]:
+    """The move; of a network whose order was left open to first order where what remains cannot be inverted, which is said."""
+    try:
+        return _move(question.fitted, change, order), False
+    except IndefiniteCurvature:
+        if question.fitted.linear or question.order != "auto":
+            raise
+    return _move(question.fitted, change, "first"), True
 
 
 def _at_scale(question: Question, changes: list[Reweighting], order: str) -> Answer:
@@ -251,7 +263,7 @@ def _woodbury(fitted: Fitted, change: Reweighting, share: float) -> Tensor | Non
 
 
 def _curvature_of(fitted: Fitted, change: Reweighting) -> Float[Tensor, "p p"]:
-    if fitted.settings.curvature != "ggn":
+    if fitted.kind != "ggn":
         return fitted.engine.hessian(change.examples, change.amounts)
     total = torch.zeros_like(fitted.exact.curvature.matrix)
     for _, changes in terms(fitted, change.examples, change.amounts):

@@ -61,7 +61,7 @@ class WhatIf:
         return " ".join(words)
 
 
-def what_if(fitted: Fitted, decisions: Any, query: Any, refits: bool | None = None) -> WhatIf:
+def what_if(fitted: Fitted, decisions: Any, query: Any, refits: bool | None = None, order: str = "auto") -> WhatIf:
     """Predict, by Newton steps on the objective that the decisions leave, and refit where that is affordable."""
     read = read_decisions(decisions)
     followed = follow(fitted, read)
@@ -70,7 +70,7 @@ def what_if(fitted: Fitted, decisions: Any, query: Any, refits: bool | None = No
         raise ConfigError(
             "what_if(refit=True) found a model too large to refit by Newton's method. Expected refit=None or False; to confirm it, train your own model on the data that `upweight apply` writes."
         )
-    asked = Question(followed.fitted, query, "loss", "auto", "mean")
+    asked = Question(followed.fitted, query, "loss", order, "mean")
     again = refits is not False and possible
     before, after, moved, order = _changes(asked, followed, again)
     return WhatIf(

@@ -23,6 +23,9 @@ from upweight.solve.verdict import Solution, Verdict
 TOLERANCE = 1e-7
 """Relative residual, row by row, in float64: errors in scores are of this size times the condition met."""
 
+HOPELESS = 1e-3
+"""Residual above which a stopped iteration is no answer; below it one that says it is unconverged."""
+
 UNASKED = Verdict("block conjugate gradients")
 """The verdict before any row has been solved for."""
 
@@ -57,7 +60,8 @@ class BlockCG(Iterated):
         """V A⁻¹, with the steps taken and the largest relative residual of these rows.
 
         Raises:
-            NotConverged: the steps ran out above the tolerance.
+            NotConverged: the steps ran out at a residual above ``HOPELESS``; between it and the tolerance the verdict says
+                that the answer is unconverged.
         """
         rows = off_gauge(rows.double(), self.gauge)
         scale = rows.norm(dim=1, keepdim=True).clamp_min(TINY)
@@ -70,12 +74,15 @@ class BlockCG(Iterated):
             left = off_gauge(wanted - self.exact.after(answer), self.gauge)
             before, residual = residual, float(left.norm(dim=1).max())
             stuck = taken >= self.steps or (not used and residual > before / 2)
-            if residual > self.tolerance and stuck:
+            if residual > max(self.tolerance, HOPELESS) and stuck:
                 raise NotConverged(
                     f"block conjugate gradients stopped after {taken} steps at a relative residual of {residual:.2g}. "
-                    f"Expected {self.tolerance:.0e}; add damping, or use solver='cholesky'."
+                    f"Expected {self.tolerance:.0e}; add damping, allow more steps (uw.Solver('block_cg', steps=…)), or use solver='cholesky'."
                 )
-        return Solution(answer * scale, replace(self.verdict, residual=residual, iterations=taken))
+            if stuck:
+                break
+        reached = residual <= self.tolerance
+        return Solution(answer * scale, replace(self.verdict, residual=residual, iterations=taken, converged=reached))
 
     def _preconditioned(self, rows: Tensor) -> Tensor:
         return off_gauge(self.precondition(rows), self.gauge)

@@ -150,7 +150,7 @@ ASYMMETRY = 1e-6
 
 def _blockwise(operator: BlockDiagonal) -> Inverse:
     found = [(layout, inverse(block)) for layout, block in operator.parts]
-    shares = [block.verdict.damping_share for _, block in found]
+    shares = [share for _, block in found if (share := block.verdict.damping_share) < float("inf")]
     dampings = [block.verdict.damping for _, block in found]
     verdict = Verdict(
         f"{len(found)} blocks",

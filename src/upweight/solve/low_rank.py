@@ -19,8 +19,8 @@ from upweight.solve.verdict import Solution, Verdict, relative_residual
 PROBES = 8
 """Rows of random signs that estimate the trace outside the basis; the share it enters is read to two digits."""
 
-WORTHLESS = 1.0
-"""The relative residual of the answer 0. With a tail of 1/λ, eigenvalues left out that exceed λ lead above it."""
+POOR = 0.1
+"""Relative residual above which a low-rank answer is called unconverged: scores are then off by tens of percent."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ class LowRankInverse(Inverse):
         return self.after(torch.eye(self.size, dtype=self.basis.dtype))
 
     def solve(self, rows: Float[Tensor, "k p"]) -> Solution:
-        """V A⁻¹ with the largest relative residual of these rows; above 1, the verdict calls it unconverged."""
+        """V A⁻¹ with the largest relative residual of these rows; above ``POOR`` the verdict calls it unconverged."""
         found = self.after(rows)
         residual = relative_residual(rows, found, self.operator)
-        return Solution(found, replace(self.verdict, residual=residual, converged=residual <= WORTHLESS))
+        return Solution(found, replace(self.verdict, residual=residual, converged=residual <= POOR))
 
 
 def with_trace(

@@ -253,7 +253,7 @@ class Study(Asked, Inferred):
 
         return mislabeled(self.fitted, k)
 
-    def what_if(self, decisions: Any, query: Any, *, refit: bool | None = None) -> WhatIf:
+    def what_if(self, decisions: Any, query: Any, *, refit: bool | None = None, order: str = "auto") -> WhatIf:
         """What following review decisions would do to the mean loss of a validation set.
 
             δ = −(H + ΔH)⁻¹ Σᵢ (w′ᵢ − wᵢ)gᵢ,  over the points and a copy, under its new label, of each relabelled one
@@ -262,6 +262,7 @@ class Study(Asked, Inferred):
             decisions: what a report exported as CSV or JSON, or a frame or list of dicts: train, decision, label.
             query: the validation set.
             refit: also minimise the changed objective for real; None does so where the model is small enough.
+            order: of the prediction, as in ``reweight``.
 
         Returns:
             WhatIf: .predicted and .refitted changes of the mean loss; negative means that the loss falls.
@@ -275,7 +276,7 @@ class Study(Asked, Inferred):
         """
         from upweight.review import what_if
 
-        return what_if(self.fitted, decisions, query, refit)
+        return what_if(self.fitted, decisions, query, refit, order)
 
     def report(
         self,
