@@ -269,9 +269,17 @@ def test_filters_are_refused_where_there_is_no_eigenbasis():
     for settings in ({"curvature": "ggn"}, {"curvature": "ekfac", "solver": "block_cg"}):
         with pytest.raises(uw.errors.ConfigError):
             study_of("linear", **settings, damping=uw.Ridge(0.1))
-    study, query = study_of("linear", "auto", damping=uw.Ridge(0.1))
+    data = torch.randn(20, 3, dtype=torch.float64), torch.randn(20, 1, dtype=torch.float64)
+    study = uw.Study(torch.nn.Linear(3, 1).double().eval(), data, loss="squared_error", damping=uw.Ridge(0.1))
     with pytest.raises(uw.errors.ConfigError, match=r"no eigenbasis to filter in. Expected a number"):
-        study.upweight(query)
+        study.upweight(data)
+
+
+def test_a_filter_has_a_small_network_studied_where_it_has_an_eigenbasis():
+    left_open, query = study_of("linear", "auto", damping=uw.Ridge(0.1))
+    assert left_open.fitted.kind == "ekfac"
+    asked, _ = study_of("linear", "ekfac", damping=uw.Ridge(0.1))
+    np.testing.assert_array_equal(left_open.drop(query).values, asked.drop(query).values)
 
 
 @pytest.mark.parametrize("name", ["linear", "conv2d", "layer norm", "tied"])
