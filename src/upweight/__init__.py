@@ -15,6 +15,7 @@ from upweight.objective.penalties import L2
 from upweight.objective.randomised import Randomised
 from upweight.solve.filters import Mixture, Ridge, Segment
 from upweight.solve.inverse import inverse
+from upweight.parallel import ranks
 from upweight.study import Study
 
 __version__ = "0.1.0"
@@ -45,6 +46,7 @@ __all__ = [
     "methods",
     "over_checkpoints",
     "over_models",
+    "ranks",
     "rows",
     "show",
     "smooth_hinge",

@@ -15,7 +15,12 @@ from upweight._typing import Float, Tensor
 from upweight.adapters import Adapted
 from upweight.curvature import mean_eigenvalue
 from upweight.errors import BudgetError, ConfigError, IndexOutOfRange, ModeWarning, listing
+<<<<<<< HEAD
 from upweight.fitted.blocked import AUTO_DAMPING, Blocked
+=======
+from upweight.fitted.alike import require_alike
+from upweight.fitted.blocked import Blocked
+>>>>>>> da1de54 (Ranks: passes over the training set are shared out over torch.distributed and give the answer of one process)
 from upweight.fitted.exact import Exact
 from upweight.fitted.iterative import of_linear_model, of_network
 from upweight.fitted.settings import STRUCTURED, Settings
@@ -294,6 +299,7 @@ def prepare(adapted: Adapted, settings: Settings) -> Fitted:
             ModeWarning,
             stacklevel=3,
         )
+    require_alike(adapted, settings)
     engine = _within(engine_for(adapted.objective), settings.memory)
     if settings.strict:
         require_rules(engine)

@@ -108,6 +108,33 @@ class Question:
             return at_first_moves(self.fitted, tiles, count, measured, self.pull)
         return first_order(self.fitted, tiles, count, None if measured is None else measured.rows(), self.pull)
 
+    def shared_answer(self, tiles: Callable[..., Iterable[Tile]], count: int) -> Answer:
+        """The same where every rank answers for its part of the tiles; all get the whole."""
+        fold = self.fitted.objective.fold
+        if fold.size == 1:
+            return self.answer(tiles(), count)
+        self._made_together(count)
+        start, stop = fold.share(count)
+        with fold.phase("scores"):
+            mine = self.answer(tiles(own=True), count) if start < stop else None
+        said = None if mine is None else (len(mine.values), mine.order, mine.verdict, mine.refused)
+        heard = [one for one in fold.exchanged("scores", said) if one is not None]
+        rows, order, verdict, _ = heard[0]
+        values = torch.zeros(rows, count, dtype=torch.float64) if mine is None else mine.values.contiguous()
+        fold.sum("scores", [values])
+        return Answer(values, order, verdict, sum(refused for *_, refused in heard))
+
+    def _made_together(self, count: int) -> None:
+        """What all ranks make together, before each goes through its own tiles."""
+        fitted, measured = self.fitted, self.measured
+        self.pull  # noqa: B018 - made now
+        plain = measured is not None and not measured.over_set and not fitted.structured
+        if self.best_order == "first" and plain:
+            fitted.row_inverse(len(measured.ids))  # pyright: ignore[reportOptionalMemberAccess]
+        else:
+            fitted.row_inverse(count)
+            fitted.own_verdict  # noqa: B018
+
     def of_moves(self, moves: Float[Tensor, "k p"], order: str) -> Answer:
         """Measure moves of θ that are already written out."""
         verdict = self.fitted.verdict

@@ -17,6 +17,7 @@ from upweight.curvature import Relative
 from upweight.fitted import Fitted, Settings, Solver, prepare
 from upweight.gradients.coverage import coverage_of
 from upweight.objective import Objective, Penalty
+from upweight.parallel import Fold
 from upweight.questions.question import MeasureLike, Question
 from upweight.questions.trust import Trust, trust
 from upweight.solve import Filter
@@ -66,6 +67,7 @@ class Study(Asked, Inferred):
         batch_size: examples read at a time.
         precision: 'bfloat16' runs a float32 network's passes for structured curvature under autocast; sums stay float32.
         strict: refuse tracked parameters that no layer rule covers: see ``coverage``.
+        ranks: ``uw.ranks()`` under torchrun: each rank takes a part of every pass, and all get the whole answer.
         memory, device: bytes the exact road may take, or '4GB' (half of the machine's); where the model should be.
 
     Raises:
@@ -105,6 +107,7 @@ class Study(Asked, Inferred):
         device: str | torch.device | None = None,
         strict: bool = False,
         precision: str | None = None,
+        ranks: Fold | None = None,
     ) -> None:
         settings = Settings(
             protocol=protocol,
@@ -119,7 +122,7 @@ class Study(Asked, Inferred):
             strict=strict,
             precision=precision,
         )
-        form = Form(loss, forward, parameters, weights, penalty, batch_size, device, precision)
+        form = Form(loss, forward, parameters, weights, penalty, batch_size, device, precision, ranks)
         self.fitted = prepare(adapt_module(model, data, form, ids), settings)
 
     @classmethod
