@@ -13,9 +13,9 @@ from upweight.influence.formula import effect
 from upweight.objective.losses import smooth_hinge
 from upweight.objective.penalties import L2
 from upweight.objective.randomised import Randomised
+from upweight.parallel import ranks
 from upweight.solve.filters import Mixture, Ridge, Segment
 from upweight.solve.inverse import inverse
-from upweight.parallel import ranks
 from upweight.study import Study
 
 __version__ = "0.1.0"

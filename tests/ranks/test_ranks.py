@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +61,7 @@ def failures(path: Path, count: int, timeout: float, cases: list[str]) -> list[d
     ]
     try:
         for process in running:
-            process.wait(timeout=120)
+            process.wait(timeout=900)
     finally:
         for process in running:
             process.kill()
@@ -97,20 +99,36 @@ def test_what_goes_wrong_on_one_rank_is_told_to_all_and_a_dead_one_ends_them(tmp
     assert "'index' rank 0 failed: StoreError" in second["broken_writer"]["said"]
     assert "killed" not in second
     for rank in (first, third):
-        assert rank["killed"]["said"].startswith("DistributedError: rank 1 was not heard from in 'scores'")
-        assert rank["killed"]["seconds"] < 30
+        assert rank["killed"]["said"].startswith("DistributedError: rank 1 has ended, or did not come to ")
+        assert rank["killed"]["seconds"] < 60
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["killed_at_work", "hangs"])
 def test_no_rank_hangs_whatever_happens_to_another(tmp_path, case):
-    found = failures(tmp_path / "said", 3, 6, [case])
+    found = failures(tmp_path / "said", 3, 10, [case])
     lost = 2 if case == "killed_at_work" else 1
     for rank in range(3):
         if rank != lost:
             assert found[rank][case]["said"].startswith("DistributedError"), found[rank]
-            assert found[rank][case]["seconds"] < 25
+            assert found[rank][case]["seconds"] < 50
     assert any(f"rank {lost} " in found[rank][case]["said"] for rank in range(3) if rank != lost)
+
+
+def test_the_page_s_script_runs_under_torchrun_and_alone(tmp_path):
+    page = (HERE_IS.parent.parent / "docs" / "distributed.md").read_text("utf-8")
+    (script,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    (tmp_path / "attribute.py").write_text(f"import warnings; warnings.simplefilter('ignore')\n{script}", "utf-8")
+    (command,) = re.findall(r"^\$ torchrun (--standalone .*)$", page, re.M)
+    start = [sys.executable, "-m", "torch.distributed.run", *command.split()]
+    done = subprocess.run(start, env=environment(), capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines() == ["2 ranks; (5, 300) effects; 300 rows in the index"]
+    two = uw.load(tmp_path / "effects.npz")
+    done = subprocess.run([sys.executable, "attribute.py"], env=environment(), capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.startswith("1 ranks"), done.stderr[-3000:]
+    alone = uw.load(tmp_path / "effects.npz")
+    assert np.abs(two.values - alone.values).max() <= AGREEMENT * np.abs(alone.values).max()
 
 
 def test_without_torchrun_a_process_is_alone():
@@ -126,7 +144,7 @@ def test_parts_of_ranks_are_in_order_and_whole(shares):
     for count in (0, 1, 2, 3, 7, 1000):
         ends = [Ranks(rank, 3, 1.0, shares, {}, None).share(count) for rank in range(3)]
         assert ends[0][0] == 0 and ends[-1][1] == count
-        assert all(a[1] == b[0] for a, b in zip(ends, ends[1:], strict=False))
+        assert all(a[1] == b[0] for a, b in pairwise(ends))
         sizes = np.asarray([stop - start for start, stop in ends])
         assert np.abs(sizes - count * np.asarray(shares) / sum(shares)).max() <= 1
 

@@ -16,8 +16,8 @@ from upweight.errors import ConfigError, NonFiniteGradient
 from upweight.gradients import Engine, engine_for
 from upweight.linop import Kronecker, KroneckerEigen
 from upweight.objective import Objective
-from upweight.objective.draws import Draws
 from upweight.objective.data import Chosen
+from upweight.objective.draws import Draws
 from upweight.parallel import Fold
 from upweight.router import KEPT_BYTES
 from upweight.solve.inverse import eigen

@@ -179,8 +179,8 @@ class Ranks(Fold):
 
     def _words(self, phase: str) -> str:
         missing = self._missing()
-        who = f"rank {', '.join(map(str, missing))} was not heard from" if missing else "a rank went away"
-        return f"{who} in {phase!r} within {self.timeout:g} seconds, or has ended. Expected every rank to come; read what that rank wrote last, and start all ranks again, with a longer timeout= if it was only slow."
+        who = f"rank {', '.join(map(str, missing))}" if missing else "a rank"
+        return f"{who} has ended, or did not come to {phase!r} within {self.timeout:g} seconds. Expected every rank to come; read what that rank wrote last, and start all ranks again, with a longer timeout= if it was only slow."
 
     def _missing(self) -> list[int]:
         """Ranks that are not where this one is; else those that do not answer at all."""
