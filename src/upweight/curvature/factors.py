@@ -19,7 +19,6 @@ from upweight.objective import Objective
 from upweight.objective.data import Chosen
 from upweight.objective.draws import Draws
 from upweight.parallel import Fold
-from upweight.router import KEPT_BYTES
 from upweight.solve.inverse import eigen
 from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, written_rows
 
@@ -263,7 +262,7 @@ def kept_bytes(walk: Walk, first: LabelRows) -> int:
 
 def fits_in_memory(walk: Walk, first: LabelRows) -> bool:
     """Whether a second walk can be spared."""
-    return kept_bytes(walk, first) <= KEPT_BYTES
+    return kept_bytes(walk, first) <= walk.objective.room.kept
 
 
 def require_finite_outputs(outputs: Float[Tensor, "b o"], names: np.ndarray) -> None:

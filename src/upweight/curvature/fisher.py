@@ -36,6 +36,12 @@ def read_fisher(fisher: str, outputs: int) -> str:
     return fisher
 
 
+def labels_of(fisher: str, outputs: int) -> int:
+    """k: how many backward passes stand for an example's labels."""
+    exact = fisher == "exact" or (fisher == "auto" and outputs <= MOST_LABELS)
+    return outputs if exact else 1
+
+
 def label_slopes(
     loss: Loss, outputs: Float[Tensor, "b o"], targets: Tensor, fisher: str, draws: Draws
 ) -> list[Float[Tensor, "b o"]]:

@@ -112,7 +112,7 @@ def _begin(
         "made_of": made_of,
         "count": fitted.objective.count,
         "parameters": fitted.objective.space.size,
-        "rows_per_shard": rows_per_shard or shard_rows(basis.width * wanted.item),
+        "rows_per_shard": rows_per_shard or shard_rows(basis.width * wanted.item, fitted.objective.room.shard),
         "tile": tile,
         "numbers": basis.width,
         "dtype": wanted.dtype,
@@ -132,9 +132,9 @@ def _bounded(fitted: Fitted) -> bool:
         return False
 
 
-def shard_rows(row_bytes: int) -> int:
+def shard_rows(row_bytes: int, most: int = SHARD_BYTES) -> int:
     """Rows of a shard that is neither long to make nor large."""
-    return max(1, min(SHARD_ROWS, SHARD_BYTES // max(1, row_bytes)))
+    return max(1, min(SHARD_ROWS, most // max(1, row_bytes)))
 
 
 def _names(folder: Path, ids: np.ndarray) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ forward pass of an example. Passes take no weight gradients: a backward pass is 
     second moments   n·s·(i² + k·o²)                              symmetric: half of two FLOPs a product
     eigenvectors     10·(i³ + o³)                                 LAPACK's divide and conquer, both factors
     Λ                n·[2s·(i² + k·o²) + 2·k·s·i·o], or the gradients formed first: 2·k·i·o·(s + i + o), the cheaper
-    queries          m·[2F + 4·i·o·(i + o)]                       into the eigenbasis, divided, and back
+    queries          m·[2F + 2·(i² + o²)], or 4·i·o·(i + o)       into the eigenbasis; written out, and back, where s > 1
     pairs            n·m·the cheapest rule of the router          a truncated one counts at its usual rank
 """
 
@@ -16,13 +16,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from upweight.curvature.fisher import MOST_LABELS
+from upweight.curvature.fisher import labels_of
 from upweight.planning.shapes import ModelShape
 from upweight.router import (
     EXACT_FLOPS,
     EXPECTED_STEPS,
     KEPT_BYTES,
     TILE_BYTES,
+    Room,
     cost_low_rank,
     cost_separable,
     dense_bytes,
@@ -32,8 +33,11 @@ from upweight.router import (
 EIGEN = 10.0
 """FLOPs of a symmetric eigendecomposition, in d³."""
 
-PAIR_RANK = 16
+PAIR_RANK = 12
 """What a truncated rule usually needs."""
+
+SAMPLED_QUERIES = 64
+"""Queries on whose exact scores a truncation's error is measured."""
 
 DOUBLE = 8
 """Bytes of a float64 number, in which answers are given and matrices are factored."""
@@ -49,7 +53,7 @@ class Task:
     Attributes:
         points, queries: n and m.
         numbers, number_bytes: kept of a gradient by an index.
-        memory: bytes that may be taken.
+        memory, bounded: bytes that may be taken, and whether they were given, so that batches keep within them.
         fisher: as a study has it.
     """
 
@@ -59,11 +63,11 @@ class Task:
     number_bytes: int = 2
     memory: int = 2**62
     fisher: str = "auto"
+    bounded: bool = False
 
     def labels(self, outputs: int) -> int:
         """k: backward passes that stand for an example's labels."""
-        exact = self.fisher == "exact" or (self.fisher == "auto" and outputs <= MOST_LABELS)
-        return outputs if exact else 1
+        return labels_of(self.fisher, outputs)
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,8 @@ def ekfac_factors(shape: ModelShape, task: Task) -> Work:
     again = 1 if k == 1 and task.fisher != "empirical" else 0  # a second draw of labels for Λ
     walks = 1 + k + again if keep else (2 + k + k)
     factors = (sides + shape.tracked) * shape.item
-    peak = factors + sides * shape.item + keep + tile_bytes(shape, task) + 3 * DOUBLE * largest
+    peak = factors + sides * shape.item + max(keep, tile_bytes(shape, task, k)) + tile_bytes(shape, task)
+    peak += 3 * DOUBLE * largest
     return Work("ekfac", n * shape.forward * walks, moments + turned, eigen, factors, peak=peak)
 
 
@@ -128,8 +133,8 @@ def kfac_factors(shape: ModelShape, task: Task) -> Work:
     n, k = task.points, task.labels(shape.outputs)
     found = ekfac_factors(shape, task)
     moments = sum(count * n * s * (i * i + k * o * o) for count, s, i, o in shape.each())
-    peak = found.peak - kept_bytes(shape, task, k)
-    return replace(found, method="kfac", passes=n * shape.forward * (1 + k), products=moments, peak=peak)
+    spared = max(kept_bytes(shape, task, k) - tile_bytes(shape, task, k), 0.0)
+    return replace(found, method="kfac", passes=n * shape.forward * (1 + k), products=moments, peak=found.peak - spared)
 
 
 def diagonal_factors(shape: ModelShape, task: Task) -> Work:
@@ -137,7 +142,7 @@ def diagonal_factors(shape: ModelShape, task: Task) -> Work:
     n, k = task.points, task.labels(shape.outputs)
     squares = sum(c * n * (2 if s == 1 else 2 * k * s) * i * o for c, s, i, o in shape.each())
     bytes_ = shape.tracked * shape.item
-    peak = 2 * bytes_ + tile_bytes(shape, task) + 2 * TILE_BYTES
+    peak = 2 * bytes_ + tile_bytes(shape, task) + tile_bytes(shape, task, k) + 2 * TILE_BYTES
     return Work("diagonal", n * shape.forward * (1 + k), squares, factors=bytes_, peak=peak)
 
 
@@ -145,14 +150,32 @@ def scores(shape: ModelShape, task: Task) -> Work:
     """m queries against n training points, first order, from the blocks' factors."""
     n, m = task.points, task.queries
     exact = 2.0 * shape.tracked * m * n <= EXACT_FLOPS
-    pairs = sum(count * pair_flops(s, i, o, m, exact) for count, s, i, o in shape.each()) * n
-    ready = sum(count * 4.0 * i * o * (i + o) for count, _, i, o in shape.each()) * m
-    answer = 2.0 * DOUBLE * m * n
-    chunk = min(m, task.memory // max(1, 4 * 2 * shape.tracked * shape.item) or 1)
-    held = 2.0 * chunk * shape.tracked * shape.item
-    peak = answer + held + tile_bytes(shape, task)
-    again = -(-m // max(1, chunk))
-    return Work("scores", 2 * shape.forward * (again * n + m), pairs + ready, peak=peak)
+    products = sum(count * pair_flops(s, i, o, m, exact) for count, s, i, o in shape.each()) * n
+    sample = 0.0 if exact else float(min(m, SAMPLED_QUERIES) * min(n, max(64, min(512, n // 16))))
+    for count, s, i, o in shape.each():
+        truncated = s == 1 and not exact
+        products += count * m * (2.0 * (i * i + o * o) if truncated else 4.0 * i * o * (i + o))
+        products += count * sample * 2 * i * o
+    chunk = query_chunk(shape, task)
+    walks = -(-m // chunk)
+    peak = 2.0 * DOUBLE * m * n + chunk * query_bytes(shape, task) + tile_bytes(shape, task)
+    return Work("scores", 2 * shape.forward * (walks * n + m), products, peak=peak)
+
+
+def query_bytes(shape: ModelShape, task: Task) -> float:
+    """What a query holds while training points are walked past: its layers, and their form in the cheapest rule."""
+    exact = 2.0 * shape.tracked * task.queries * task.points <= EXACT_FLOPS
+    ready = 0
+    for count, s, i, o in shape.each():
+        written = 2 * i * o
+        ready += count * (written if exact or s > 1 else min(written, (PAIR_RANK + 1) * (i + o)))
+    ready += sum(2 * one.count * one.width for one in shape.layers if not one.factored)
+    return float(ready + AUTOGRAD * shape.held) * shape.item
+
+
+def query_chunk(shape: ModelShape, task: Task) -> int:
+    """Queries asked at a time: as many as fit into a quarter of the memory."""
+    return max(1, min(task.queries, int(Room(task.memory).queries / max(1.0, query_bytes(shape, task)))))
 
 
 def own_terms(shape: ModelShape, task: Task) -> Work:
@@ -232,14 +255,18 @@ def kept_bytes(shape: ModelShape, task: Task, k: int) -> float:
     """Layers' inputs and slopes kept from one walk to the next; 0 where they do not fit."""
     numbers = sum(count * s * (i + k * o) for count, s, i, o in shape.each())
     found = float(numbers) * task.points * shape.item
-    return found if found <= min(KEPT_BYTES, task.memory // 4) else 0.0
+    return found if found <= Room(task.memory).kept else 0.0
 
 
-def tile_bytes(shape: ModelShape, task: Task) -> float:
-    """What a batch holds while it is captured and pulled back."""
-    budget = min(6 * TILE_BYTES, task.memory // 8)
+def tile_bytes(shape: ModelShape, task: Task, labels: int = 0) -> float:
+    """What a batch holds while it is captured, or once it is pulled back along so many labels."""
+    budget = Room(task.memory).batch
+    if task.bounded:
+        budget = 2 * budget // (1 + task.labels(shape.outputs))
     tile = min(4096, task.points, max(1, budget // max(1, shape.held * shape.item)))
-    return AUTOGRAD * tile * shape.held * shape.item
+    if not labels:
+        return AUTOGRAD * tile * shape.held * shape.item
+    return float(tile * sum(count * s * (i + labels * o) for count, s, i, o in shape.each()) * shape.item)
 
 
 METHODS: dict[str, Callable[[ModelShape, Task], Work]] = {

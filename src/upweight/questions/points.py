@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -40,7 +41,8 @@ def drop(question: Question, which: Any) -> Effects:
 
 def upweight(question: Question, which: Any) -> Effects:
     """The derivative in each point's weight [KL17 eq. 2]."""
-    if question.measured is not None and question.measured.over_set:
+    first = replace(question, query=question.parts[0]).measured if len(question.parts) > 1 else question.measured
+    if first is not None and first.over_set:
         raise ConfigError(
             f"upweight found measure={question.measure!r}, which has no derivative. Expected a measure of each query; ask drop() for it."
         )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from upweight.evaluate.calibration import Calibration
     from upweight.evaluate.tune import Tuning
+    from upweight.planning import Plan
     from upweight.review import WhatIf
     from upweight.show import Shown
 
@@ -68,7 +69,7 @@ class Study(Asked, Inferred):
         precision: 'bfloat16' runs a float32 network's passes for structured curvature under autocast; sums stay float32.
         strict: refuse tracked parameters that no layer rule covers: see ``coverage``.
         ranks: ``uw.ranks()`` under torchrun: each rank takes a part of every pass, and all get the whole answer.
-        memory, device: bytes the exact road may take, or '4GB' (half of the machine's); where the model should be.
+        memory, device: bytes a question may take beside model and data, or '4GB' (half of the machine's); where the model should be.
 
     Raises:
         InputError, ModelError, ConfigError, NumericalError: see ``upweight.errors``.
@@ -167,6 +168,27 @@ class Study(Asked, Inferred):
     def trust(self) -> Trust:
         """How far answers can be believed: stationarity, curvature, solver residual, leverage, in words and numbers."""
         return trust(self.fitted)
+
+    def plan(self, query: Any = 1, *, memory: int | float | str | None = None) -> Plan:
+        """What every method would take for this query, before anything runs: FLOPs, time, factors, store, peak memory.
+
+        Args:
+            query: data in the form of the training data, or how many queries.
+            memory: bytes it must fit in, as for ``Study``; the study's own by default.
+
+        Returns:
+            Plan: printed, a table with one row a method; .rows(), .to_pandas(), plan["ekfac"].peak in bytes.
+
+        Raises:
+            ConfigError: fewer than one query, or memory that is no number of bytes.
+
+        Error and cost:
+            Counted from the layers' shapes; time from rates measured on this machine and model, which takes a second. What
+            depends on the data (ranks of truncations, steps of a solver) counts at its usual value.
+        """
+        from upweight.questions.planned import plan_of
+
+        return plan_of(self.fitted, query, memory)
 
     def check(
         self,
