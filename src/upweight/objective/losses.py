@@ -17,12 +17,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from upweight._typing import Tensor
-<<<<<<< HEAD
 from upweight.errors import ConfigError, LabelError, ShapeError, names_like
-=======
-from upweight.errors import ConfigError, LabelError, ShapeError
 from upweight.objective.draws import Draws
->>>>>>> da1de54 (Ranks: passes over the training set are shared out over torch.distributed and give the answer of one process)
 from upweight.objective.elementwise import Elementwise, called, shape_of
 from upweight.objective.hinges import SmoothHinge
 from upweight.objective.loss import Loss, ThinHessian
