@@ -17,11 +17,11 @@ from torch import nn
 
 import upweight as uw
 
-INPUTS, WIDTH, CLASSES, POINTS, QUERIES = 96, 768, 4, 1500, 200
+INPUTS, WIDTH, CLASSES, POINTS, QUERIES = 96, 768, 4, 1500, 100
 
 
 def made(**how):
-    """About 700,000 parameters: gradients of all points would be 4 GB, of all queries 0.5 GB."""
+    """About 700,000 parameters: gradients of all points would be 4 GB, of all queries 0.3 GB."""
     torch.manual_seed(0)
     layers = [nn.Linear(INPUTS, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, CLASSES)]
     X, y = torch.randn(POINTS + QUERIES, INPUTS), torch.randint(0, CLASSES, (POINTS + QUERIES,))

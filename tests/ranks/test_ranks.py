@@ -133,6 +133,17 @@ def test_the_page_s_script_runs_under_torchrun_and_alone(tmp_path):
     assert np.abs(two.values - alone.values).max() <= AGREEMENT * np.abs(alone.values).max()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "module"), [("dask", "distributed"), ("ray", "ray")])
+def test_refits_are_taken_by_workers_of_dask_and_ray(backend, module):
+    pytest.importorskip(module, reason=f"{module} is not installed")
+    command = [sys.executable, str(HERE_IS / "backends.py"), backend]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    difference, count = done.stdout.split()
+    assert float(difference) < 1e-12 and int(count) == 2 * 4 * 3
+
+
 def test_without_torchrun_a_process_is_alone():
     assert uw.ranks() is HERE
     assert (HERE.share(7), HERE.exchanged("x", 3), HERE.size) == ((0, 7), [3], 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,15 @@ COMPARED = 8
 """Examples at either end of the training set that are compared."""
 
 
-def require_alike(adapted: Adapted, settings: Settings) -> None:
-    """Refuse ranks that hold different models, data or settings.
+def require_alike(adapted: Adapted, settings: Settings) -> Settings:
+    """The settings, if all ranks have the same model, data and settings; with the memory of the smallest machine.
 
     Raises:
         DistributedError: naming what differs, and where.
     """
     fold = adapted.objective.fold
     if fold.size == 1:
-        return
+        return settings
     held = fold.exchanged("comparing the ranks", _facts(adapted, settings))
     for name in held[0]:
         values = [one[name] for one in held]
@@ -35,6 +36,8 @@ def require_alike(adapted: Adapted, settings: Settings) -> None:
             raise DistributedError(
                 f"the ranks differ in their {name}: {said}. Expected the same on every rank; load the same checkpoint and the whole training set everywhere, the work is shared out here."
             )
+    budgets = fold.exchanged("comparing the ranks", settings.budget)
+    return settings if len(set(budgets)) == 1 else replace(settings, memory=min(budgets))
 
 
 def _facts(adapted: Adapted, settings: Settings) -> dict[str, str]:

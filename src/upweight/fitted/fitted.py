@@ -307,7 +307,7 @@ def prepare(adapted: Adapted, settings: Settings) -> Fitted:
             ModeWarning,
             stacklevel=3,
         )
-    require_alike(adapted, settings)
+    settings = require_alike(adapted, settings)
     adapted = replace(adapted, objective=replace(adapted.objective, room=Room(settings.budget)))
     engine = _within(
         engine_for(adapted.objective), settings.memory, labels_of(settings.fisher, adapted.objective.outputs)

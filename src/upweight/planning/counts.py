@@ -163,8 +163,11 @@ def scores(shape: ModelShape, task: Task) -> Work:
 
 
 def query_bytes(shape: ModelShape, task: Task) -> float:
-    """What a query holds while training points are walked past: its layers, and their form in the cheapest rule."""
-    exact = 2.0 * shape.tracked * task.queries * task.points <= EXACT_FLOPS
+    """What a query holds while training points are walked past: its layers, and their form in the cheapest rule.
+
+    Where a bound is kept to it is what written-out rows hold, since a truncation may turn out not to do.
+    """
+    exact = task.bounded or 2.0 * shape.tracked * task.queries * task.points <= EXACT_FLOPS
     ready = 0
     for count, s, i, o in shape.each():
         written = 2 * i * o
