@@ -14,6 +14,7 @@ ROOMS = [
     "influence",
     "linop",
     "objective",
+    "parallel",
     "questions",
     "report",
     "review",

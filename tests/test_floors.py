@@ -12,21 +12,22 @@ import upweight
 ROOT = Path(upweight.__file__).parent
 FLOORS = {
     1: ["errors", "_typing", "router", "kernels"],
-    2: ["space", "store", "show", "displays"],
+    2: ["space", "store", "show", "displays", "parallel"],
     3: ["linop", "objective"],
     4: ["tiles"],
     5: ["solve", "gradients"],
     6: ["influence", "adapters", "curvature"],
-    7: ["fitted", "methods"],
-    8: ["questions"],
-    9: ["evaluate"],
-    10: ["inference", "review"],
-    11: ["report"],
-    12: ["study"],
-    13: ["frameworks", "index"],
-    14: ["runs", "demo", "__init__"],
-    15: ["cli"],
-    16: ["__main__"],
+    7: ["planning"],
+    8: ["fitted", "methods"],
+    9: ["questions"],
+    10: ["evaluate"],
+    11: ["inference", "review"],
+    12: ["report"],
+    13: ["study"],
+    14: ["frameworks", "index"],
+    15: ["runs", "demo", "__init__"],
+    16: ["cli"],
+    17: ["__main__"],
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 ALGEBRA = {"linop", "solve", "tiles", "influence"}

@@ -516,8 +516,8 @@ MUTANTS = [
     Mutant(
         "K-FAC: inputs not averaged over positions",
         "curvature/factors.py",
-        "self.total += float(weights @ within.sum(1))",
-        "self.total += float(weights.sum())",
+        "self.total += (weights @ within.sum(1)).double()",
+        "self.total += weights.sum().double()",
     ),
     Mutant(
         "K-FAC: padding takes part in the inputs' moments",
@@ -630,7 +630,7 @@ MUTANTS = [
     Mutant(
         "sampled labels are the true ones",
         "curvature/fisher.py",
-        "return [loss.sampled(outputs, targets, generator)]",
+        "return [loss.sampled(outputs, targets, draws)]",
         "return [loss.gradient(outputs, targets)]",
     ),
     Mutant(
@@ -679,8 +679,8 @@ MUTANTS = [
     Mutant(
         "the Fisher ignores the weights",
         "curvature/factors.py",
-        "weights = self.weights[where].to(outputs.dtype)",
-        "weights = self.weights[where].to(outputs.dtype) * 0 + 1 / self.objective.count",
+        "weights = amounts[where].to(outputs.dtype)",
+        "weights = amounts[where].to(outputs.dtype) * 0 + 1 / self.objective.count",
     ),
     Mutant(
         "blocks lose the penalty's share of a point",
@@ -1061,6 +1061,38 @@ MUTANTS = [
         "reached = residual <= self.tolerance",
         "reached = residual <= HOPELESS",
     ),
+    Mutant(
+        "ranks: eigenvalues of one rank's own examples",
+        "curvature/ekfac.py",
+        'walk.fold.sum("eigenvalues", [values[key] for key in sorted(values)])',
+        "sorted(values)",
+    ),
+    Mutant(
+        "ranks: a rank without examples counts the first one",
+        "curvature/factors.py",
+        "torch.zeros_like(self.weights)",
+        "self.weights",
+    ),
+    Mutant("ranks: parts overlap", "parallel/ranks.py", "round(count * before / whole), round", "0, round"),
+    Mutant("ranks: a failure is kept from the others", "parallel/ranks.py", "self._tell(name, error)", "str(error)"),
+    Mutant(
+        "ranks: different models are summed", "fitted/alike.py", "if len(set(values)) > 1:", "if len(set(values)) > 9:"
+    ),
+    Mutant(
+        "draws: the same for every example",
+        "objective/draws.py",
+        "+ self.places.astype(np.uint64))",
+        "+ np.uint64(7) * (self.places > -1))",
+    ),
+    Mutant("draws: the second draw is the first", "objective/draws.py", "+ np.uint64(self.again))", "+ np.uint64(0))"),
+    Mutant(
+        "plan: labels are not counted",
+        "planning/counts.py",
+        "moments += count * n * s * (i * i + k * o * o)",
+        "moments += count * n * s * (i * i + o * o)",
+    ),
+    Mutant("memory: queries are never cut", "questions/fitting.py", "if size >= len(examples):", "if size >= 0:"),
+    Mutant("memory: factors are never refused", "fitted/blocked.py", "if needed > limit:", "if needed > 1e99:"),
 ]
 
 

@@ -13,6 +13,7 @@ from upweight.influence.formula import effect
 from upweight.objective.losses import smooth_hinge
 from upweight.objective.penalties import L2
 from upweight.objective.randomised import Randomised
+from upweight.parallel import ranks
 from upweight.solve.filters import Mixture, Ridge, Segment
 from upweight.solve.inverse import inverse
 from upweight.study import Study
@@ -45,6 +46,7 @@ __all__ = [
     "methods",
     "over_checkpoints",
     "over_models",
+    "ranks",
     "rows",
     "show",
     "smooth_hinge",

@@ -25,6 +25,7 @@ UpweightError
 │   └── StoreDenied        no permission
 ├── ResourceError
 │   └── BudgetError        the exact answer does not fit the memory budget
+├── DistributedError       a rank failed, is elsewhere, or did not come (also a RuntimeError)
 └── MissingExtraError      an optional library is not installed (also an ImportError)
 
 UpweightWarning
@@ -141,6 +142,10 @@ class ResourceError(UpweightError):
 
 class BudgetError(ResourceError):
     """The exact answer does not fit the memory budget."""
+
+
+class DistributedError(UpweightError, RuntimeError):
+    """A rank of torch.distributed failed, is at another question, or did not come in time."""
 
 
 class MissingExtraError(UpweightError, ImportError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 TILE_BYTES = 2**24
 """A tile's working set: large enough for efficient products, small beside any budget."""
 
@@ -10,6 +12,43 @@ EXPECTED_STEPS = 12
 
 KEPT_BYTES = 2**30
 """Layer inputs and gradients of the training set are kept from one walk to the next up to this size."""
+
+LEAST_MEMORY = 2**26
+"""Below this no budget is kept to: what a process holds rounds to it."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """How a budget of bytes is divided: a quarter for what is kept between walks, a quarter for queries, an eighth a batch.
+
+    The rest is for factors, answers, and what passes hold beside.
+    """
+
+    memory: int
+
+    @property
+    def kept(self) -> int:
+        """Layers' inputs and slopes from one walk to the next."""
+        return min(KEPT_BYTES, self.memory // 4)
+
+    @property
+    def queries(self) -> int:
+        """Queries that are ready to meet training points."""
+        return max(LEAST_MEMORY, self.memory) // 4
+
+    @property
+    def batch(self) -> int:
+        """What is captured at a time."""
+        return min(6 * TILE_BYTES, self.memory // 8)
+
+    @property
+    def shard(self) -> int:
+        """A shard of an index while it is made."""
+        return min(2**26, max(LEAST_MEMORY, self.memory) // 16)
+
+
+UNBOUNDED = Room(2**62)
+"""No budget to speak of."""
 
 MATRICES_HELD = 3
 """H, its factor and its inverse: what the dense road keeps in memory at once."""

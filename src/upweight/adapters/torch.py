@@ -18,6 +18,7 @@ from upweight.gradients.vmap import refused_in_words
 from upweight.objective import Examples, Forward, Loss, Objective, Penalty, plain_forward, read_loss, read_penalty
 from upweight.objective.data import map_tensors
 from upweight.objective.randomised import Averaged, Randomised
+from upweight.parallel import HERE, Fold, plain_module
 from upweight.space import ParameterSpace, matching
 
 COMPILED = "The compiled model is scored as the module it was compiled from, whose outputs are the same up to rounding"
@@ -26,7 +27,7 @@ COMPILED = "The compiled model is scored as the module it was compiled from, who
 
 @dataclass(frozen=True)
 class Form:
-    """How a model is read: loss, forward, tracked parameters, weights, penalty, batch size and device."""
+    """How a model is read: loss, forward, tracked parameters, weights, penalty, batch size, device and ranks."""
 
     loss: Any
     forward: Forward | None = None
@@ -36,6 +37,7 @@ class Form:
     batch_size: int | str = "auto"
     device: str | torch.device | None = None
     precision: str | None = None
+    ranks: Fold | None = None
 
 
 def adapt_module(model: nn.Module, data: Any, form: Form, ids: Any = None) -> Adapted:
@@ -50,10 +52,12 @@ def adapt_module(model: nn.Module, data: Any, form: Form, ids: Any = None) -> Ad
         raise ModelError(
             f"found a model of type {type(model).__name__}. Expected an nn.Module; for scikit-learn estimators use uw.from_sklearn(fitted, X, y)."
         )
+    fold = form.ranks or HERE
     notes: tuple[str, ...] = ()
     if compiled(model):
         model, notes = model._modules["_orig_mod"], (COMPILED,)  # pyright: ignore[reportAssignmentType]
         assert isinstance(model, nn.Module)
+    model, said = plain_module(model, fold)
     if form.device is not None:
         _same_device(model, form.device)
     tracked = _tracked(model, form.parameters)
@@ -79,9 +83,10 @@ def adapt_module(model: nn.Module, data: Any, form: Form, ids: Any = None) -> Ad
         trailing,
         _size(form.batch_size),
         _precision(form.precision, theta),
+        fold=fold,
     )
     was_training = any(module.training for module in model.modules())
-    return Adapted(objective, "fixed_mean", codec, notes, was_training)
+    return Adapted(objective, "fixed_mean", codec, (*notes, *said), was_training)
 
 
 def read_weights(weights: Any, count: int) -> Tensor:

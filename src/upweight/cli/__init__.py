@@ -2,7 +2,7 @@
 
 import typer
 
-from upweight.cli import about, indexing, reading, reviewing, scoring
+from upweight.cli import about, indexing, planning, reading, reviewing, scoring
 from upweight.cli.talk import EXIT_CODES, exit_code
 
 __all__ = ["EXIT_CODES", "app", "exit_code"]
@@ -21,5 +21,5 @@ def main() -> None:
     """What would change about a fitted model if its training data changed."""
 
 
-for room in (about, scoring, reading, reviewing, indexing):
+for room in (about, scoring, reading, reviewing, indexing, planning):
     room.add_to(app)

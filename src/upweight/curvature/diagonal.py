@@ -30,11 +30,13 @@ def diagonal(
     """
     walk = Walk.of(source, fisher, seed, factor_share)
     found: dict[Key, tuple[Layout, Tensor]] = {}
-    for drawn in walk.batches():
-        rows = drawn()
-        for layer in rows.layers:
-            layout, total = found.get(layer.layout.places, (layer.layout, 0.0))
-            found[layer.layout.places] = layout, total + _squares(layer, rows.weights)
+    with walk.fold.phase("diagonals"):
+        for drawn in walk.batches():
+            rows = drawn(0)
+            for layer in rows.layers:
+                layout, total = found.get(layer.layout.places, (layer.layout, 0.0))
+                found[layer.layout.places] = layout, total + _squares(layer, rows.weights)
+    walk.fold.sum("diagonals", [found[key][1] for key in sorted(found)])
     parts: tuple[tuple[Layout, LinearOperator], ...] = tuple((at, Diagonal(values)) for at, values in found.values())
     return with_penalty(BlockDiagonal(walk.objective.space.size, parts), walk.objective)
 
@@ -42,7 +44,7 @@ def diagonal(
 def identity(source: Objective | Engine) -> BlockDiagonal:
     """I, layer by layer: the curvature of the gradient dot product."""
     walk = Walk.of(source, "empirical", 0)
-    rows = next(iter(walk.batches()))()
+    rows = next(iter(walk.batches()))(0)
     parts = tuple((layer.layout, Identity(layer.layout.width)) for layer in rows.layers)
     return BlockDiagonal(walk.objective.space.size, parts)
 
@@ -56,7 +58,9 @@ def block_diagonal(
         BudgetError: a layer of more than 8,192 parameters.
     """
     walk = Walk.of(source, fisher, seed, factor_share)
-    found = _gram(drawn() for drawn in walk.batches())
+    with walk.fold.phase("blocks"):
+        found = _gram(drawn(0) for drawn in walk.batches())
+    walk.fold.sum("blocks", [found[key][1] for key in sorted(found)])
     parts: tuple[tuple[Layout, LinearOperator], ...] = tuple(
         (at, Dense(matrix, is_symmetric=True)) for at, matrix in found.values()
     )

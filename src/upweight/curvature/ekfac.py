@@ -15,17 +15,18 @@ from upweight.curvature.factors import (
     Sums,
     Walk,
     collect,
+    eigenbases,
     fits_in_memory,
     require_finite,
+    summed,
 )
 from upweight.curvature.grams import weighted
 from upweight.curvature.penalised import with_penalty
 from upweight.gradients import Engine
 from upweight.kernels import fast_float32
-from upweight.linop import BlockDiagonal, Dense, Diagonal, Kronecker, KroneckerEigen, LinearOperator
+from upweight.linop import BlockDiagonal, Dense, Diagonal, KroneckerEigen, LinearOperator
 from upweight.objective import Objective
 from upweight.router import chunk
-from upweight.solve.inverse import eigen
 from upweight.tiles.layer_jacobians import FactoredJacobian, turned_gradients
 
 
@@ -48,18 +49,21 @@ def ekfac(source: Objective | Engine, fisher: str = "auto", seed: int = 0, facto
     def first_walk():  # a second draw of every batch is kept for Λ where it fits
         nonlocal kept
         for drawn in walk.batches():
-            rows = drawn()
+            rows = drawn(0)
             kept = kept if kept is not None and fits_in_memory(walk, rows) else None
             if kept is not None:
-                kept.append(drawn() if again else rows)
+                kept.append(drawn(1) if again else rows)
             yield rows
 
-    sums = collect(first_walk())
-    require_finite(sums, walk.objective)
-    bases = {key: eigen(Kronecker(*one.means)) for key, one in sums.items() if isinstance(one, LayerSums)}
+    with walk.fold.phase("second moments"):
+        sums = collect(first_walk())
+    require_finite(summed(walk, sums), walk.objective)
+    bases = eigenbases(walk, sums)
     values = {key: torch.zeros_like(basis.values) for key, basis in bases.items()}
-    for rows in kept if kept is not None else (drawn() for drawn in walk.batches()):
-        _add_squares(rows, bases, values)
+    with walk.fold.phase("eigenvalues"):
+        for rows in kept if kept is not None else (drawn(1) for drawn in walk.batches()):
+            _add_squares(rows, bases, values)
+    walk.fold.sum("eigenvalues", [values[key] for key in sorted(values)])
     return with_penalty(_blocks(sums, bases, values, walk.objective), walk.objective)
 
 

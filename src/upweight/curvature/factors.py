@@ -14,9 +14,12 @@ from upweight.curvature.fisher import label_slopes, read_fisher
 from upweight.curvature.grams import add_gram, weighted
 from upweight.errors import ConfigError, NonFiniteGradient
 from upweight.gradients import Engine, engine_for
+from upweight.linop import Kronecker, KroneckerEigen
 from upweight.objective import Objective
 from upweight.objective.data import Chosen
-from upweight.router import KEPT_BYTES
+from upweight.objective.draws import Draws
+from upweight.parallel import Fold
+from upweight.solve.inverse import eigen
 from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, written_rows
 
 Key = tuple[tuple[int, int], ...]
@@ -33,11 +36,11 @@ class LabelRows:
 
 @dataclass(frozen=True)
 class Walk:
-    """How the training set is walked: which engine, which Fisher, which draws."""
+    """How the training set is walked: which engine, which Fisher, which draws; every rank walks over its own part."""
 
     engine: Engine
     fisher: str
-    generator: torch.Generator
+    seed: int
     share: float = 1.0
 
     @classmethod
@@ -52,7 +55,7 @@ class Walk:
             raise ConfigError(
                 f"factor_share={share!r}. Expected a number above 0 and at most 1, the share of the training set that factors are estimated from."
             )
-        return cls(engine, read_fisher(fisher, engine.objective.outputs), torch.Generator().manual_seed(seed), share)
+        return cls(engine, read_fisher(fisher, engine.objective.outputs), seed, share)
 
     @cached_property
     def places(self) -> np.ndarray:
@@ -73,17 +76,33 @@ class Walk:
         """What is walked over."""
         return self.engine.objective
 
-    def batches(self) -> Iterator[Callable[[], LabelRows]]:
-        """Every batch, as a draw of its labels that may be taken again: each is independent, all from one forward pass."""
-        examples = self.objective.examples
-        for where, batch in self.engine.batches(examples if self.share == 1 else Chosen(examples, self.places)):
-            names = self.objective.examples.ids[self.places[where]]
+    @property
+    def fold(self) -> Fold:
+        """How what is found is summed."""
+        return self.objective.fold
+
+    def batches(self) -> Iterator[Callable[[int], LabelRows]]:
+        """Every batch, as a draw of its labels by number: each number is independent, all from one forward pass.
+
+        A rank without examples walks over the first one at weight zero, so that it knows the layers.
+        """
+        examples = self.objective.examples if self.share == 1 else Chosen(self.objective.examples, self.places)
+        own, amounts = self.engine.own_batches(examples), self.weights
+        start, stop = self.fold.share(len(examples))
+        if start == stop:
+            own, amounts = self.engine.batches(Chosen(examples, np.arange(1))), torch.zeros_like(self.weights)
+        for where, batch in own:
+            places = self.places[where]
+            names = self.objective.examples.ids[places]
             outputs, targets, jacobian = self.engine.linearised(batch, names)
             require_finite_outputs(outputs, names)
-            weights = self.weights[where].to(outputs.dtype)
+            weights = amounts[where].to(outputs.dtype)
 
-            def drawn(outputs=outputs, targets=targets, jacobian=jacobian, weights=weights) -> LabelRows:
-                slopes = label_slopes(self.objective.loss, outputs, targets, self.fisher, self.generator)
+            def drawn(
+                again: int, outputs=outputs, targets=targets, jacobian=jacobian, weights=weights, places=places
+            ) -> LabelRows:
+                draws = Draws(self.seed, places, again)
+                slopes = label_slopes(self.objective.loss, outputs, targets, self.fisher, draws)
                 return LabelRows(weights, jacobian.pulled(slopes))
 
             yield drawn
@@ -96,10 +115,11 @@ class LayerSums:
     layer: FactoredJacobian
     inputs: Float[Tensor, "i i"] = field(init=False)
     slopes: Float[Tensor, "o o"] = field(init=False)
-    total: float = 0.0
+    total: Float[Tensor, ""] = field(init=False)
 
     def __post_init__(self) -> None:
         like = self.layer.inputs
+        self.total = like.new_zeros((), dtype=torch.float64)
         self.inputs = like.new_zeros(like.shape[2], like.shape[2])
         self.slopes = like.new_zeros(self.layer.slopes.shape[3], self.layer.slopes.shape[3])
 
@@ -115,12 +135,12 @@ class LayerSums:
         add_gram(self.inputs, rows.flatten(0, 1), scale)
         rows, scale = weighted(g, weights)
         add_gram(self.slopes, rows.flatten(0, 2), scale)
-        self.total += float(weights @ within.sum(1))
+        self.total += (weights @ within.sum(1)).double()
 
     @property
     def means(self) -> tuple[Float[Tensor, "o o"], Float[Tensor, "i i"]]:
         """E Σ_s ggᵀ and the mean of aaᵀ over positions reached: their Kronecker product is K-FAC's block."""
-        return self.slopes, self.inputs / max(self.total, torch.finfo(self.inputs.dtype).tiny)
+        return self.slopes, self.inputs / max(float(self.total), torch.finfo(self.inputs.dtype).tiny)
 
 
 @dataclass
@@ -199,18 +219,50 @@ def reached(layers: tuple[LayerJacobian, ...]) -> dict[int, Float[Tensor, "b s"]
     return found
 
 
+def summed(walk: Walk, sums: Sums) -> Sums:
+    """The second moments of all ranks, from each one's own."""
+    keys = sorted(sums)
+    tensors: list[Tensor] = []
+    for key in keys:
+        one = sums[key]
+        tensors += [one.inputs, one.slopes, one.total] if isinstance(one, LayerSums) else [one.values]
+    walk.fold.sum("second moments", tensors)
+    return sums
+
+
+def eigenbases(walk: Walk, sums: Sums) -> dict[Key, KroneckerEigen]:
+    """K-FAC's eigenbasis of every layer, each layer taken by one rank and told to all."""
+    keys = sorted(key for key, one in sums.items() if isinstance(one, LayerSums))
+    products = [Kronecker(*sums[key].means) for key in keys]  # pyright: ignore[reportAttributeAccessIssue]
+
+    def parts(product: Kronecker) -> tuple[Tensor, ...]:
+        found = eigen(product)
+        return found.left, found.right, found.values
+
+    def like(product: Kronecker) -> tuple[Tensor, ...]:
+        left, right = product.left, product.right
+        return torch.empty_like(left), torch.empty_like(right), left.new_empty(len(left), len(right))
+
+    def cost(product: Kronecker) -> float:
+        return float(len(product.left) ** 3 + len(product.right) ** 3)
+
+    found = walk.fold.each("eigendecompositions", products, cost, parts, like)
+    return {key: KroneckerEigen(*one) for key, one in zip(keys, found, strict=True)}
+
+
 def kept_bytes(walk: Walk, first: LabelRows) -> int:
-    """What it takes to keep the layers of the whole training set from one walk."""
+    """What it takes to keep the layers of this rank's part from one walk."""
+    start, stop = walk.fold.share(len(walk.places))
     numbers = sum(
         layer.slopes[0].numel() + (layer.inputs[0].numel() if isinstance(layer, FactoredJacobian) else 0)
         for layer in first.layers
     )
-    return numbers * len(walk.places) * walk.objective.theta.element_size()
+    return numbers * (stop - start) * walk.objective.theta.element_size()
 
 
 def fits_in_memory(walk: Walk, first: LabelRows) -> bool:
     """Whether a second walk can be spared."""
-    return kept_bytes(walk, first) <= KEPT_BYTES
+    return kept_bytes(walk, first) <= walk.objective.room.kept
 
 
 def require_finite_outputs(outputs: Float[Tensor, "b o"], names: np.ndarray) -> None:

@@ -7,11 +7,10 @@ empirical  the training label itself; another matrix, and not an estimate of Λ
 
 from __future__ import annotations
 
-import torch
-
 from upweight._typing import Float, Tensor
 from upweight.errors import BudgetError, ConfigError
 from upweight.objective import Loss
+from upweight.objective.draws import Draws
 
 FISHERS = ("auto", "exact", "sampled", "empirical")
 
@@ -37,12 +36,18 @@ def read_fisher(fisher: str, outputs: int) -> str:
     return fisher
 
 
+def labels_of(fisher: str, outputs: int) -> int:
+    """k: how many backward passes stand for an example's labels."""
+    exact = fisher == "exact" or (fisher == "auto" and outputs <= MOST_LABELS)
+    return outputs if exact else 1
+
+
 def label_slopes(
-    loss: Loss, outputs: Float[Tensor, "b o"], targets: Tensor, fisher: str, generator: torch.Generator
+    loss: Loss, outputs: Float[Tensor, "b o"], targets: Tensor, fisher: str, draws: Draws
 ) -> list[Float[Tensor, "b o"]]:
     """The output gradients whose outer products are summed."""
     if fisher == "empirical":
         return [loss.gradient(outputs, targets)]
     if fisher == "sampled":
-        return [loss.sampled(outputs, targets, generator)]
+        return [loss.sampled(outputs, targets, draws)]
     return list(loss.root(outputs, targets).unbind(2))

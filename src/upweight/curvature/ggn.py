@@ -16,9 +16,11 @@ def ggn(source: Objective | Engine) -> Dense:
     engine = engine_for(source) if isinstance(source, Objective) else source
     objective = engine.objective
     matrix = torch.zeros(objective.space.size, objective.space.size, dtype=torch.float64, device=objective.theta.device)
-    for where, batch in engine.batches():
-        weights = objective.weights[where, None, None].to(objective.theta.dtype)
-        outputs, targets, jacobian = engine.linearised(batch)
-        jacobian.add_gram(objective.loss.hessian(outputs, targets) * weights, matrix)
+    with objective.fold.phase("Gauss-Newton matrix"):
+        for where, batch in engine.own_batches():
+            weights = objective.weights[where, None, None].to(objective.theta.dtype)
+            outputs, targets, jacobian = engine.linearised(batch)
+            jacobian.add_gram(objective.loss.hessian(outputs, targets) * weights, matrix)
+    objective.fold.sum("Gauss-Newton matrix", [matrix])
     matrix.diagonal().add_(objective.penalty.diagonal.to(matrix))
     return Dense(matrix, is_symmetric=not objective.saddle)

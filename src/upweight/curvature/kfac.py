@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from upweight.curvature.factors import FlatSums, LayerSums, Sums, Walk, collect, require_finite
+from upweight.curvature.factors import FlatSums, LayerSums, Sums, Walk, collect, eigenbases, require_finite, summed
 from upweight.curvature.penalised import with_penalty
 from upweight.errors import ConfigError
 from upweight.gradients import Engine
@@ -30,15 +30,24 @@ def kfac(
     if sharing not in SHARINGS:
         raise ConfigError(f"sharing={sharing!r} is unknown. Expected one of {', '.join(SHARINGS)}.")
     walk = Walk.of(source, fisher, seed, factor_share)
-    sums = collect((drawn() for drawn in walk.batches()), reduce=sharing == "reduce")
-    require_finite(sums, walk.objective)
-    return with_penalty(blocks_of(sums, walk.objective), walk.objective)
+    with walk.fold.phase("second moments"):
+        sums = collect((drawn(0) for drawn in walk.batches()), reduce=sharing == "reduce")
+    require_finite(summed(walk, sums), walk.objective)
+    found = blocks_of(sums, walk.objective) if walk.fold.size == 1 else _in_eigenbases(walk, sums)
+    return with_penalty(found, walk.objective)
 
 
 def blocks_of(sums: Sums, objective: Objective) -> BlockDiagonal:
     """Kronecker blocks of the layers; whole or diagonal blocks of the rest."""
     parts = tuple((one.layer.layout, _block(one)) for one in sums.values())
     return BlockDiagonal(objective.space.size, parts)
+
+
+def _in_eigenbases(walk: Walk, sums: Sums) -> BlockDiagonal:
+    """The same matrix where there are ranks: eigendecompositions, which its inverse needs, are shared out."""
+    bases = eigenbases(walk, sums)
+    parts = tuple((one.layer.layout, bases[key] if key in bases else _block(one)) for key, one in sums.items())
+    return BlockDiagonal(walk.objective.space.size, parts)
 
 
 def _block(sums: LayerSums | FlatSums) -> LinearOperator:

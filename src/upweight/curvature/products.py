@@ -22,7 +22,7 @@ from upweight.gradients.vmap import plain_attention
 from upweight.kernels import fast_float32
 from upweight.linop import LinearOperator
 from upweight.objective import Examples
-from upweight.router import KEPT_BYTES, TILE_BYTES, chunk
+from upweight.router import TILE_BYTES, chunk
 from upweight.tiles import DenseBlock, Jacobian, Rows
 
 
@@ -162,7 +162,7 @@ def _captured(engine: NetworkEngine) -> Callable[[], Iterable[tuple[Jacobian, Te
             yield jacobian.written, curvature  # pyright: ignore[reportAttributeAccessIssue]
 
     numbers = engine.objective.count * engine.held * engine.objective.outputs
-    if numbers * engine.objective.theta.element_size() > KEPT_BYTES:
+    if numbers * engine.objective.theta.element_size() > engine.objective.room.kept:
         return walk
     kept = list(walk())
     return lambda: kept
@@ -184,7 +184,7 @@ def change_products(
 
     held = engine.held if isinstance(engine, NetworkEngine) else objective.space.size
     numbers = len(examples) * held * objective.outputs
-    if numbers * objective.theta.element_size() > KEPT_BYTES:
+    if numbers * objective.theta.element_size() > objective.room.kept:
         return GaussNewton(walk, diagonal, torch.float64)
     kept = list(walk())
     return GaussNewton(lambda: kept, diagonal, torch.float64)
@@ -209,7 +209,7 @@ def root_rows(engine: Engine) -> Rows:
 
     numbers = objective.count * objective.outputs * objective.space.size
     count = objective.count * objective.outputs
-    if numbers * objective.theta.element_size() > KEPT_BYTES:
+    if numbers * objective.theta.element_size() > objective.room.kept:
         return Rows(count, objective.space.size, tiles)
     kept = list(tiles())
     return Rows(count, objective.space.size, lambda: iter(kept))

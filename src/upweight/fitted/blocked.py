@@ -7,15 +7,25 @@ from functools import cached_property
 
 from upweight.curvature import Relative, damped, mean_eigenvalue
 from upweight.curvature.fisher import read_fisher
-from upweight.errors import ConfigError, listing
+from upweight.errors import BudgetError, ConfigError, listing
 from upweight.fitted.settings import STRUCTURED, Settings
 from upweight.gradients import Engine
 from upweight.linop import BlockDiagonal, Diagonal, Identity, LinearOperator, Scaled
+from upweight.planning.counts import Task, diagonal_factors, ekfac_factors, kfac_factors
+from upweight.planning.shapes import shape_of
+from upweight.router import LEAST_MEMORY
 from upweight.solve import Filter, Inverted, filtered, inverse
 from upweight.space import Layout
 
 AUTO_DAMPING = Relative(0.1)
 """Damping of structured curvature in units of each block's mean eigenvalue, where nothing better is known."""
+
+
+COUNTED = {"ekfac": ekfac_factors, "kfac": kfac_factors, "kfac_reduce": kfac_factors, "diagonal": diagonal_factors}
+"""Whose bytes are counted before they are formed."""
+
+FEW = 10**5
+"""Parameters whose factors fit into any memory."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,7 @@ class Blocked:
         if self.known is not None:
             return self.known
         asked = self.settings
+        self._require_room()
         return STRUCTURED[self.kind](self.engine, asked.fisher, asked.seed, asked.factor_share)
 
     @property
@@ -93,6 +104,22 @@ class Blocked:
             assert isinstance(found, Inverted)
             return found.operator
         return damped(self.curvature, chosen)
+
+    def _require_room(self) -> None:
+        """Refuse factors that do not fit, before they are formed.
+
+        Raises:
+            BudgetError: saying what they need.
+        """
+        if self.kind not in COUNTED or self.engine.objective.space.size < FEW:
+            return
+        shape, limit = shape_of(self.engine), max(LEAST_MEMORY, self.settings.budget)
+        task = Task(1, 1, memory=limit, fisher=self.settings.fisher)
+        needed = int(COUNTED[self.kind](shape, task).peak)
+        if needed > limit:
+            raise BudgetError(
+                f"the factors of curvature={self.kind!r} need {needed:,} bytes for {shape.tracked:,} parameters. Expected at most the memory of {limit:,}; raise memory=, track fewer layers with parameters=, or take curvature='diagonal'."
+            )
 
     def _words(self) -> str:
         fisher = read_fisher(self.settings.fisher, self.engine.objective.outputs)

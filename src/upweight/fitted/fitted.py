@@ -14,7 +14,9 @@ import torch
 from upweight._typing import Float, Tensor
 from upweight.adapters import Adapted
 from upweight.curvature import mean_eigenvalue
+from upweight.curvature.fisher import labels_of
 from upweight.errors import BudgetError, ConfigError, IndexOutOfRange, ModeWarning, listing
+from upweight.fitted.alike import require_alike
 from upweight.fitted.blocked import AUTO_DAMPING, Blocked
 from upweight.fitted.exact import Exact
 from upweight.fitted.iterative import of_linear_model, of_network
@@ -34,6 +36,7 @@ from upweight.gradients.probe import probe
 from upweight.linop import BlockDiagonal, LinearOperator
 from upweight.objective import Objective
 from upweight.objective.data import index_array
+from upweight.router import LEAST_MEMORY, Room
 from upweight.solve import Filter, Inverse, Verdict
 from upweight.solve.direct import lowest_eigenvalue
 from upweight.tiles import Block, drafts
@@ -46,6 +49,9 @@ SMALL = 4096
 
 INDEFINITE = "as the Hessian is not positive definite at these parameters"
 """Why a small network is not studied by its Hessian."""
+
+FEW = 16
+"""Examples that a truncation is measured on at least, whatever the memory."""
 
 SAMPLED, SAMPLED_SHARE = (128, 512), 1 / 16
 """Examples it is estimated from: a sixteenth of all, within these bounds."""
@@ -216,10 +222,16 @@ class Fitted:
     def sampled_rows(self) -> Block:
         """Gradients of some training examples, drawn from all of them: what truncations are measured on."""
         (least, most), n = drafts.SAMPLED_EXAMPLES, self.objective.count
-        size = min(max(int(drafts.SAMPLED_SHARE * n), least), most)
+        size = min(max(int(drafts.SAMPLED_SHARE * n), least), most, self._most_sampled)
         drawn = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:size]
         places = np.sort(drawn.numpy())
         return self.engine.gradients(self.objective.moved(self.objective.examples.read(places)))
+
+    @property
+    def _most_sampled(self) -> int:
+        """Examples that may be captured together for it: an eighth of the memory, as a batch."""
+        own = self.engine.example_bytes if isinstance(self.engine, NetworkEngine) else 1
+        return max(FEW, max(LEAST_MEMORY, self.settings.budget) // 8 // own)
 
     @cached_property
     def measured_stationarity(self) -> Stationarity:
@@ -265,7 +277,7 @@ class Fitted:
         return {item: place for place, item in enumerate(self.objective.examples.ids.tolist())}
 
 
-def _within(engine: Engine, memory: int | float | str | None) -> Engine:
+def _within(engine: Engine, memory: int | float | str | None, labels: int) -> Engine:
     """The engine with batches that keep within the memory given.
 
     Raises:
@@ -278,7 +290,8 @@ def _within(engine: Engine, memory: int | float | str | None) -> Engine:
         raise BudgetError(
             f"memory={memory:,} bytes: one example holds {engine.example_bytes:,} bytes in the tracked layers. Expected at least that; raise memory=, or track fewer layers with parameters=."
         )
-    return replace(engine, budget=min(engine.budget, memory))
+    batch = 2 * engine.objective.room.batch // (1 + labels)  # every label has slopes of its own
+    return replace(engine, budget=max(engine.example_bytes, min(engine.budget, batch)))
 
 
 def _sampled(engine: Engine) -> int:
@@ -294,7 +307,11 @@ def prepare(adapted: Adapted, settings: Settings) -> Fitted:
             ModeWarning,
             stacklevel=3,
         )
-    engine = _within(engine_for(adapted.objective), settings.memory)
+    settings = require_alike(adapted, settings)
+    adapted = replace(adapted, objective=replace(adapted.objective, room=Room(settings.budget)))
+    engine = _within(
+        engine_for(adapted.objective), settings.memory, labels_of(settings.fisher, adapted.objective.outputs)
+    )
     if settings.strict:
         require_rules(engine)
     probe(engine)

@@ -10,6 +10,7 @@ import torch
 
 from upweight._typing import Batch, Float, Tensor
 from upweight.objective import Examples, Objective
+from upweight.objective.data import Chosen
 from upweight.tiles import Block, Jacobian
 
 
@@ -66,16 +67,28 @@ class Engine(ABC):
 
     def batches(self, examples: Examples | None = None) -> Iterator[tuple[slice, Batch]]:
         """The training set, or other examples, a tile at a time on the model's device."""
-        for where, batch in (examples or self.objective.examples).batches(self.tile):
+        for where, batch in (self.objective.examples if examples is None else examples).batches(self.tile):
             yield where, self.objective.moved(batch)
+
+    def own_batches(self, examples: Examples | None = None) -> Iterator[tuple[slice, Batch]]:
+        """This rank's part of them, at their places in the whole; without ranks all of them."""
+        examples, fold = self.objective.examples if examples is None else examples, self.objective.fold
+        start, stop = fold.share(len(examples))
+        if stop - start == len(examples):
+            yield from self.batches(examples)
+        elif start < stop:
+            for where, batch in self.batches(Chosen(examples, np.arange(start, stop))):
+                yield slice(where.start + start, where.stop + start), batch
 
     def value(
         self, weights: Float[Tensor, "n"], theta: Float[Tensor, "p"], examples: Examples | None = None
     ) -> Float[Tensor, ""]:
         """Σ wᵢ ℓᵢ(θ) over the training set or other examples, without the penalty."""
         total = weights.new_zeros(())
-        for where, batch in self.batches(examples):
-            total = total + weights[where] @ self.objective.loss.values(*self.outputs(batch, theta)).to(weights.dtype)
+        with self.objective.fold.phase("values"):
+            for where, batch in self.own_batches(examples):
+                total += weights[where] @ self.objective.loss.values(*self.outputs(batch, theta)).to(weights.dtype)
+        self.objective.fold.sum("values", [total])
         return total
 
     def gradient(
@@ -83,6 +96,8 @@ class Engine(ABC):
     ) -> Float[Tensor, "p"]:
         """Σ wᵢ ∇ℓᵢ(θ) over the training set or other examples, without the penalty."""
         total = weights.new_zeros(self.objective.space.size)
-        for where, batch in self.batches(examples):
-            self.gradients(batch, theta).add_sum(weights[where], total)
+        with self.objective.fold.phase("gradients"):
+            for where, batch in self.own_batches(examples):
+                self.gradients(batch, theta).add_sum(weights[where], total)
+        self.objective.fold.sum("gradients", [total])
         return total

@@ -101,15 +101,17 @@ class LinearEngine(Engine):
     def _gram(self, examples: Examples, weights: Tensor, theta: Tensor | None, expected: bool) -> Tensor:
         p, loss = self.objective.space.size, self.objective.loss
         total = torch.zeros(p, p, dtype=torch.float64, device=self.objective.theta.device)
-        for where, batch in self.batches(examples):
-            found = self.features(batch)
-            eta, jacobian = self._eta(found, theta), LinearJacobian(found.inputs, self.layout)
-            weight, thin = weights[where].to(eta.dtype), self._thin(eta, found.targets)
-            if thin is not None and not expected:
-                jacobian.add_diagonal_gram(thin * weight[:, None], total)
-            else:
-                curvature = (loss.fisher if expected else loss.hessian)(eta, found.targets)
-                jacobian.add_gram(curvature * weight[:, None, None], total)
+        with self.objective.fold.phase("Hessian"):
+            for where, batch in self.own_batches(examples):
+                found = self.features(batch)
+                eta, jacobian = self._eta(found, theta), LinearJacobian(found.inputs, self.layout)
+                weight, thin = weights[where].to(eta.dtype), self._thin(eta, found.targets)
+                if thin is not None and not expected:
+                    jacobian.add_diagonal_gram(thin * weight[:, None], total)
+                else:
+                    curvature = (loss.fisher if expected else loss.hessian)(eta, found.targets)
+                    jacobian.add_gram(curvature * weight[:, None, None], total)
+        self.objective.fold.sum("Hessian", [total])
         return total
 
     def _thin(self, eta: Tensor, targets: Tensor) -> Tensor | None:

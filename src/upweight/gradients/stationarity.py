@@ -88,17 +88,19 @@ def estimate_stationarity(engine: Engine, examples: int) -> Stationarity:
 def _sums(engine: Engine, examples: Examples, amounts: Float[Tensor, "n"]) -> tuple[Float[Tensor, "p"], float]:
     """Σ wᵢ∇ℓᵢ and Σ wᵢ‖∇ℓᵢ‖², every loss and gradient checked."""
     objective = engine.objective
-    total, squares = objective.weights.new_zeros(objective.space.size), 0.0
-    for where, batch in engine.batches(examples):
-        weights, names = amounts[where], examples.ids[where]
-        outputs, targets, jacobian = engine.linearised(batch, names)
-        block = jacobian.vjp(objective.loss.gradient(outputs, targets))
-        with fast_float32():
-            norms = block.squared_norms().to(weights.dtype)
-            block.add_sum(weights, total)
-        _check(objective.loss.values(outputs, targets), norms, names)
-        squares += float(weights @ norms)
-    return total, squares
+    total, squares = objective.weights.new_zeros(objective.space.size), objective.weights.new_zeros(())
+    with objective.fold.phase("stationarity"):
+        for where, batch in engine.own_batches(examples):
+            weights, names = amounts[where], examples.ids[where]
+            outputs, targets, jacobian = engine.linearised(batch, names)
+            block = jacobian.vjp(objective.loss.gradient(outputs, targets))
+            with fast_float32():
+                norms = block.squared_norms().to(weights.dtype)
+                block.add_sum(weights, total)
+            _check(objective.loss.values(outputs, targets), norms, names)
+            squares += weights @ norms
+    objective.fold.sum("stationarity", [total, squares])
+    return total, float(squares)
 
 
 def _in_units(engine: Engine, total: Tensor, squares: float, places: np.ndarray) -> Stationarity:

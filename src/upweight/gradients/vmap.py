@@ -184,10 +184,12 @@ class VmapEngine(Engine):
     def hessian(self, examples: Examples, weights: Tensor, theta: Tensor | None = None) -> Tensor:
         p = self.objective.space.size
         total = torch.zeros(p, p, dtype=torch.float64, device=self.objective.theta.device)
-        for where, batch in self.batches(examples):
-            targets = self.outputs(batch, theta)[1]
-            with as_found(self.objective.model):
-                self._add_hessian(total, self._at(theta), batch, targets, weights[where])
+        with self.objective.fold.phase("Hessian"):
+            for where, batch in self.own_batches(examples):
+                targets = self.outputs(batch, theta)[1]
+                with as_found(self.objective.model):
+                    self._add_hessian(total, self._at(theta), batch, targets, weights[where])
+        self.objective.fold.sum("Hessian", [total])
         return total.add_(total.T.clone()).mul_(0.5)
 
     def curvature_times(self, batch: Batch, direction: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def measure_accuracy(fitted: Fitted, basis: Basis, rounding: Rounding, tile: int
     measured = question.measured
     assert measured is not None
     theta = fitted.objective.theta
-    whole = not fitted.structured or QUERIES * len(theta) * theta.element_size() <= HELD_BYTES
+    whole = not fitted.structured or QUERIES * len(theta) * theta.element_size() <= held_bytes(fitted)
     points = sampled(fitted, POINTS if whole else _few(fitted))
     solved, kept, stored, exact = solve(fitted, measured) if whole else None, [], [], []
     for _, layers, _ in gradients(fitted, points, tile):
@@ -89,13 +89,17 @@ def measure_accuracy(fitted: Fitted, basis: Basis, rounding: Rounding, tile: int
 
 
 HELD_BYTES = 2**29
-"""Of queries written out to all parameters, or of the factors of points where they may not be."""
+
+
+def held_bytes(fitted: Fitted) -> int:
+    """Of queries written out to all parameters, or of the factors of points where they may not be."""
+    return min(HELD_BYTES, fitted.objective.room.queries)
 
 
 def _few(fitted: Fitted) -> int:
     """Points whose layers' factors are held together."""
     engine = fitted.engine
-    return max(QUERIES, HELD_BYTES // engine.example_bytes) if isinstance(engine, NetworkEngine) else QUERIES
+    return max(QUERIES, held_bytes(fitted) // engine.example_bytes) if isinstance(engine, NetworkEngine) else QUERIES
 
 
 def _against(layer: LayerJacobian, rows: Float[Tensor, "m q"]) -> Float[Tensor, "b m"]:

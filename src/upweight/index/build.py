@@ -14,7 +14,7 @@ from tqdm import tqdm
 from upweight.errors import ConfigError, StoreError
 from upweight.fitted import Fitted
 from upweight.index.accuracy import measure_accuracy, sampled
-from upweight.index.basis import choose
+from upweight.index.basis import Basis, choose
 from upweight.index.contents import beside, encoded_names
 from upweight.index.fingerprints import code_fingerprints, fingerprints
 from upweight.index.lower import lower_bound
@@ -60,8 +60,10 @@ class Plan:
         return [(start, min(start + self.rows, self.count)) for start in range(0, self.count, self.rows)]
 
 
-def open_or_begin(fitted: Fitted, folder: Path, wanted: Compression, rows_per_shard: int | None) -> Store:
-    """The store of a folder, checked against the study and the settings; a new one where there is none.
+def open_or_begin(
+    fitted: Fitted, folder: Path, wanted: Compression, rows_per_shard: int | None, basis: Basis | None = None
+) -> Store:
+    """The store of a folder, checked against the study and the settings; a new one where there is none, in the basis given or chosen.
 
     Raises:
         StaleStore: the folder holds an index of something else.
@@ -70,7 +72,7 @@ def open_or_begin(fitted: Fitted, folder: Path, wanted: Compression, rows_per_sh
     asked = {f"compression.{name}": value for name, value in wanted.as_written().items()}
     asked["compression.rows_per_shard"] = rows_per_shard
     if not (folder / NAME).exists():
-        return _begin(fitted, folder, wanted, rows_per_shard, made_of | asked)
+        return _begin(fitted, folder, wanted, rows_per_shard, made_of | asked, basis)
     store = Store.open(folder, FORMAT, VERSION)
     names = [*(name for name in made_of if name not in CODE), *asked]
     if committed(store) < store.manifest["count"]:
@@ -86,11 +88,16 @@ def committed(store: Store) -> int:
 
 
 def _begin(
-    fitted: Fitted, folder: Path, wanted: Compression, rows_per_shard: int | None, made_of: dict[str, Any]
+    fitted: Fitted,
+    folder: Path,
+    wanted: Compression,
+    rows_per_shard: int | None,
+    made_of: dict[str, Any],
+    basis: Basis | None,
 ) -> Store:
     """Choose the basis, measure what it loses, and write the manifest, last."""
     tile = fitted.engine.tile
-    basis = choose(fitted, wanted, layouts_of(fitted))
+    basis = choose(fitted, wanted, layouts_of(fitted)) if basis is None else basis
     sample = gradients(fitted, sampled(fitted, SAMPLE), tile)
     rows = torch.cat([compressed(layers, basis.projection)[:, 0] for _, layers, _ in sample])
     rounding = Rounding.of(wanted.dtype, rows)
@@ -105,7 +112,7 @@ def _begin(
         "made_of": made_of,
         "count": fitted.objective.count,
         "parameters": fitted.objective.space.size,
-        "rows_per_shard": rows_per_shard or shard_rows(basis.width * wanted.item),
+        "rows_per_shard": rows_per_shard or shard_rows(basis.width * wanted.item, fitted.objective.room.shard),
         "tile": tile,
         "numbers": basis.width,
         "dtype": wanted.dtype,
@@ -125,9 +132,9 @@ def _bounded(fitted: Fitted) -> bool:
         return False
 
 
-def shard_rows(row_bytes: int) -> int:
+def shard_rows(row_bytes: int, most: int = SHARD_BYTES) -> int:
     """Rows of a shard that is neither long to make nor large."""
-    return max(1, min(SHARD_ROWS, SHARD_BYTES // max(1, row_bytes)))
+    return max(1, min(SHARD_ROWS, most // max(1, row_bytes)))
 
 
 def _names(folder: Path, ids: np.ndarray) -> list[dict[str, Any]]:

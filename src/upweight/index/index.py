@@ -28,6 +28,7 @@ from upweight.index.info import IndexInfo
 from upweight.index.ranking import Ranking
 from upweight.index.saved import Saved
 from upweight.index.settings import Compression
+from upweight.index.together import build_together
 from upweight.index.walk import Recorder
 from upweight.objective import Examples
 from upweight.objective.data import Chosen, index_array
@@ -78,7 +79,7 @@ class Index:
         """Make an index in a folder, or finish one that was interrupted: shards that are there are not made again.
 
         Args:
-            path: a new or empty folder, or one with an unfinished index of the same study and settings.
+            path: a new or empty folder (with ranks, one that all of them see), or one with an unfinished index of the same study and settings.
             compression: 'eigenbasis' keeps the coordinates of K-FAC's eigenbasis in which most of the scores lies;
                 'logra' projects both sides of every layer at random; 'none'; 'auto' is 'none' up to 1,024 parameters,
                 else the eigenbasis.
@@ -104,6 +105,8 @@ class Index:
         folder = Path(path).absolute()
         _check_rows(rows_per_shard)
         wanted = Compression(compression, size, dtype, bounds, seed)
+        if study.objective.fold.size > 1:
+            return cls(build_together(study.fitted, folder, wanted, rows_per_shard, progress), study)
         with locked(folder):
             store = open_or_begin(study.fitted, folder, wanted, rows_per_shard)
             fill(store, study.fitted, saved_of(store), progress)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from upweight._typing import Float, Tensor
+from upweight.objective.draws import Draws
 
 
 class Loss(ABC):
@@ -91,13 +92,10 @@ class Loss(ABC):
         values, vectors = torch.linalg.eigh(self.hessian(outputs, targets))
         return vectors * values.clamp_min(0).sqrt().unsqueeze(1)
 
-    def sampled(
-        self, outputs: Float[Tensor, "b o"], targets: Tensor, generator: torch.Generator
-    ) -> Float[Tensor, "b o"]:
+    def sampled(self, outputs: Float[Tensor, "b o"], targets: Tensor, draws: Draws) -> Float[Tensor, "b o"]:
         """∇_η ℓ at a label drawn from the model: mean zero, covariance Λ. Where the loss is no likelihood, Sε."""
         root = self.root(outputs, targets)
-        noise = torch.randn(root.shape[0], root.shape[2], generator=generator, dtype=root.dtype)
-        return torch.einsum("bor,br->bo", root, noise.to(root.device))
+        return torch.einsum("bor,br->bo", root, draws.normal(root.shape[2]).to(root))
 
 
 @dataclass(frozen=True)

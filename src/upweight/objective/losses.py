@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from upweight._typing import Tensor
 from upweight.errors import ConfigError, LabelError, ShapeError, names_like
+from upweight.objective.draws import Draws
 from upweight.objective.elementwise import Elementwise, called, shape_of
 from upweight.objective.hinges import SmoothHinge
 from upweight.objective.loss import Loss, ThinHessian
@@ -53,10 +54,10 @@ class CrossEntropy(Loss):
         p = torch.softmax(outputs, 1)
         return torch.diag_embed(p.sqrt()) - p.unsqueeze(2) * p.sqrt().unsqueeze(1)  # √p_k (e_k − p), label k a column
 
-    def sampled(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+    def sampled(self, outputs: Tensor, targets: Tensor, draws: Draws) -> Tensor:
         p = torch.softmax(outputs, 1)
-        labels = torch.multinomial(p.cpu(), 1, generator=generator).squeeze(1).to(p.device)
-        return self.gradient(outputs, labels)
+        labels = torch.searchsorted(p.double().cumsum(1), draws.uniform(1).to(p.device)).squeeze(1)
+        return self.gradient(outputs, labels.clamp_max(p.shape[1] - 1))
 
     def prepare(
         self, outputs: Tensor, targets: Tensor, names: Sequence[Any] | np.ndarray = ()
@@ -124,9 +125,9 @@ class BinaryCrossEntropy(Elementwise):
         self._refuse(targets, (targets < 0) | (targets > 1), "targets from 0 to 1", names)
         return outputs, targets
 
-    def sampled(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+    def sampled(self, outputs: Tensor, targets: Tensor, draws: Draws) -> Tensor:
         p = torch.sigmoid(outputs)
-        return (p - torch.bernoulli(p.cpu(), generator=generator).to(p)) / self.outputs**0.5
+        return (p - (draws.uniform(p.shape[1]).to(p.device) < p).to(p)) / self.outputs**0.5
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from upweight._typing import Batch, Float, Tensor
 from upweight.objective.data import Examples, map_tensors
 from upweight.objective.loss import Loss
 from upweight.objective.penalties import Quadratic
+from upweight.parallel import HERE, Fold
+from upweight.router import UNBOUNDED, Room
 from upweight.space import ParameterSpace
 
 Forward = Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
@@ -31,6 +33,8 @@ class Objective:
         trailing: shape of one example's outputs before they are flattened to (o,).
         precision: of the model's forward and backward passes, where layers are captured; None is the parameters' own.
         batch_size: examples read at a time; None lets the engine choose. No result depends on it.
+        fold: how sums over the examples are taken: here, or by ranks that share them out.
+        room: how the memory that may be taken is divided.
         saddle: θ̂ is a stationary point and no minimum, as for estimators that are defined by equations.
     """
 
@@ -46,6 +50,8 @@ class Objective:
     batch_size: int | None = None
     precision: torch.dtype | None = None
     saddle: bool = False
+    fold: Fold = HERE
+    room: Room = UNBOUNDED
 
     @property
     def count(self) -> int:

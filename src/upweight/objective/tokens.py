@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from upweight._typing import Float, Int, Tensor
 from upweight.errors import BudgetError, LabelError, ShapeError
+from upweight.objective.draws import Draws
 from upweight.objective.loss import Loss
 
 IGNORED = -100
@@ -42,11 +43,11 @@ class TokenCrossEntropy(Loss):
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return self._slopes(self._probabilities(outputs, targets), targets)
 
-    def sampled(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+    def sampled(self, outputs: Tensor, targets: Tensor, draws: Draws) -> Tensor:
         """One label a labelled position, by inverting the distribution function at a uniform number."""
         p = self._probabilities(outputs, targets)
-        chance = torch.rand(targets.shape, generator=generator, dtype=torch.float32).to(p.device)
-        labels = torch.searchsorted(p.cumsum(2), chance.to(p.dtype).unsqueeze(2)).squeeze(2)
+        chance = draws.uniform(targets.shape[1]).to(p)
+        labels = torch.searchsorted(p.cumsum(2), chance.unsqueeze(2)).squeeze(2)
         labels = labels.clamp_max(self.classes - 1)
         return self._slopes(p, torch.where(targets == IGNORED, IGNORED, labels))
 

@@ -45,7 +45,7 @@ def first_order(
     else:
         solution = fitted.row_inverse(len(rows)).solve(rows)
         solved, verdict = solution.rows, solution.verdict
-    values = torch.empty(count, len(solved), dtype=torch.float64)  # a change is a row while it is filled
+    values = torch.zeros(count, len(solved), dtype=torch.float64)  # a change is a row while it is filled
     for tile in tiles:
         values[tile.columns] = _products(tile.changes, tile.changes.push, solved, pull).neg_().cpu()
     return Answer(values.T, "first", verdict)
@@ -53,7 +53,7 @@ def first_order(
 
 def _moves_of(fitted: Fitted, tiles: Iterable[Tile], count: int, pull: Tensor) -> Answer:
     """−C H⁻¹, the parameters themselves, where H⁻¹ is never written out: solved for on the side of the changes."""
-    found, verdict = torch.empty(count, fitted.objective.space.size, dtype=torch.float64), fitted.verdict
+    found, verdict = torch.zeros(count, fitted.objective.space.size, dtype=torch.float64), fitted.verdict
     for tile in tiles:
         solution = fitted.row_inverse(count).solve(_written(tile.changes, tile.changes.push, pull))
         found[tile.columns], verdict = -solution.rows.double().cpu(), solution.verdict
@@ -64,13 +64,13 @@ def by_layers(fitted: Fitted, tiles: Iterable[Tile], count: int, measured: Measu
     """−T P Cᵀ for a block-diagonal P: pairs of queries and changes from their factors, and nothing of size m × p."""
     operator = fitted.blocked.inverse.operator
     assert isinstance(operator, BlockDiagonal)
-    pairs, shared, values, words = None, None, torch.empty(0), ""
+    pairs, shared, values, words = None, None, torch.zeros(0), ""
     for tile in tiles:
         block = tile.changes.block()
         if pairs is None:
             rows, curvature = lambda: fitted.sampled_rows, fitted.blocked.curvature
             pairs = prepare_pairs(measured.layers(), operator, curvature, rows, count, fitted.forced)
-            values = torch.empty(count, pairs.count, dtype=torch.float64)
+            values = torch.zeros(count, pairs.count, dtype=torch.float64)
             words = damping_words(fitted, measured, lambda block=block: block)
         found = pairs.against(block)
         if tile.changes.share:
@@ -96,7 +96,7 @@ def at_newton_steps(
         if share not in sides:
             sides = {share: _side(fitted, measured, share, count, pull)}
         found = sides[share](tile.changes, correction.push)
-        results = torch.empty(count, len(found), dtype=torch.float64) if results is None else results
+        results = torch.zeros(count, len(found), dtype=torch.float64) if results is None else results
         results[tile.columns] = found.T.cpu()
     assert results is not None
     own = fitted.own_verdict
@@ -105,7 +105,7 @@ def at_newton_steps(
 
 def at_first_moves(fitted: Fitted, tiles: Iterable[Tile], count: int, measured: Measurement, pull: Tensor) -> Answer:
     """First-order moves −H⁻¹Cᵀ with the measurement taken at shifted outputs."""
-    side, results, verdict = None, torch.empty(1, count, dtype=torch.float64), fitted.verdict
+    side, results, verdict = None, torch.zeros(1, count, dtype=torch.float64), fitted.verdict
     if fitted.iterates:
         solution = fitted.row_inverse(measured.outputs.numel()).solve(measured.output_rows())
         side, verdict = partial(_shifted, measured, solution.rows, pull), solution.verdict

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -141,6 +141,13 @@ class Measurement:
         if self.aggregate == "mean":
             return values.mean(0, keepdim=True)
         return values.sum(0, keepdim=True) if self.aggregate == "sum" else values
+
+
+def joined(parts: list[Measurement]) -> Measurement:
+    """Several measurements of the same kind as one, without what their answers were made of."""
+    outputs, targets = (torch.cat([getattr(part, name) for part in parts]) for name in ("outputs", "targets"))
+    ids: np.ndarray = np.concatenate([part.query_ids for part in parts])
+    return replace(parts[0], outputs=outputs, targets=targets, jacobians=[], query_ids=ids)
 
 
 def measurement(fitted: Fitted, query: Any, measure: str | Callable[..., Tensor], aggregate: str | None) -> Measurement:

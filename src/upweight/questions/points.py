@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from upweight.kernels import fast_float32
 from upweight.linop import BlockDiagonal
 from upweight.objective import Examples
 from upweight.objective.data import Chosen
+from upweight.objective.draws import Draws
 from upweight.questions.question import Question
 from upweight.questions.terms import Tile, new_tiles, point_tiles, terms
 from upweight.tiles import DenseJacobian, Jacobian
@@ -33,20 +35,21 @@ def drop(question: Question, which: Any) -> Effects:
     fitted = question.fitted
     places = fitted.positions(which)
     tiles = partial(point_tiles, fitted, places, -fitted.weights[places], question.pending)
-    answer = question.answer(tiles(), len(places))
+    answer = question.shared_answer(tiles, len(places))
     return question.effects(answer, _ids(question, places), "drop", tiles)
 
 
 def upweight(question: Question, which: Any) -> Effects:
     """The derivative in each point's weight [KL17 eq. 2]."""
-    if question.measured is not None and question.measured.over_set:
+    first = replace(question, query=question.parts[0]).measured if len(question.parts) > 1 else question.measured
+    if first is not None and first.over_set:
         raise ConfigError(
             f"upweight found measure={question.measure!r}, which has no derivative. Expected a measure of each query; ask drop() for it."
         )
     places = question.fitted.positions(which)
     units = torch.ones_like(question.fitted.weights[places])
     tiles = partial(point_tiles, question.fitted, places, units, question.pending)
-    answer = question.answer(tiles(), len(places))
+    answer = question.shared_answer(tiles, len(places))
     return question.effects(answer, _ids(question, places), "upweight", tiles)
 
 
@@ -98,7 +101,7 @@ def add(question: Question, data: Any) -> Effects:
     weight = fitted.objective.total_weight / fitted.objective.count
     amounts = torch.full((len(examples),), weight, dtype=torch.float64, device=fitted.weights.device)
     tiles = partial(new_tiles, fitted, examples, amounts)
-    answer = question.answer(tiles(), len(examples))
+    answer = question.shared_answer(tiles, len(examples))
     return question.effects(answer, examples.ids, "add", tiles)
 
 
@@ -107,7 +110,8 @@ def self_influence(fitted: Fitted) -> np.ndarray:
     fitted.stationarity.warn()
     _say_what_stands_in(fitted)
     if fitted.structured or fitted.stands_in:
-        return _own_of_blocks(fitted, fitted.objective.loss.gradient) * fitted.weights.cpu().numpy()
+        slopes = lambda outputs, targets, _: fitted.objective.loss.gradient(outputs, targets)  # noqa: E731
+        return _own_of_blocks(fitted, slopes) * fitted.weights.cpu().numpy()
     units = torch.ones_like(fitted.weights)
     own = _own(fitted, units, lambda changes, a: torch.einsum("ko,kox,kx->k", changes.push, a, changes.push))
     return own * fitted.weights.cpu().numpy()
@@ -118,9 +122,7 @@ def leverage(fitted: Fitted, aloud: bool = True) -> np.ndarray:
     if aloud:
         _say_what_stands_in(fitted)
     if (fitted.structured or fitted.stands_in) and fitted.objective.outputs > MOST_LABELS:
-        generator = torch.Generator().manual_seed(fitted.settings.seed)
-        sampled = partial(fitted.objective.loss.sampled, generator=generator)
-        return _own_of_blocks(fitted, sampled) * fitted.weights.cpu().numpy()
+        return _own_of_blocks(fitted, _sampled(fitted)) * fitted.weights.cpu().numpy()
     return _own(fitted, fitted.weights, lambda changes, a: torch.einsum("kox,kxo->k", changes.curvature, a))
 
 
@@ -172,12 +174,12 @@ def _say_what_stands_in(fitted: Fitted) -> None:
 
 def _own(fitted: Fitted, amounts: Tensor, of: Callable[[Changes, Float[Tensor, "k o o"]], Tensor]) -> np.ndarray:
     """A number of each point from its own Jᵢ H⁻¹ Jᵢᵀ."""
-    inverse = fitted.own_inverse(0.0)
-    parts = [
-        of(changes, changes.jacobian.sandwich(inverse).double())
-        for _, changes in terms(fitted, fitted.objective.examples, amounts)
-    ]
-    return _finite(fitted, torch.cat(parts))
+    inverse, found = fitted.own_inverse(0.0), torch.zeros_like(fitted.weights)
+    with fitted.objective.fold.phase("own terms"):
+        for where, changes in terms(fitted, fitted.objective.examples, amounts, own=True):
+            found[where] = of(changes, changes.jacobian.sandwich(inverse).double()).to(found)
+    fitted.objective.fold.sum("own terms", [found])
+    return _finite(fitted, found)
 
 
 def _finite(fitted: Fitted, values: Float[Tensor, "n"]) -> np.ndarray:
@@ -191,19 +193,31 @@ def _finite(fitted: Fitted, values: Float[Tensor, "n"]) -> np.ndarray:
     return values.cpu().numpy()
 
 
-def _own_of_blocks(fitted: Fitted, slopes: Callable[[Tensor, Tensor], Tensor]) -> np.ndarray:
+def _sampled(fitted: Fitted) -> Callable[[Tensor, Tensor, slice], Tensor]:
+    """The slope of one sampled label of every example."""
+
+    def slopes(outputs: Tensor, targets: Tensor, where: slice) -> Tensor:
+        draws = Draws(fitted.settings.seed, np.arange(where.start, where.stop))
+        return fitted.objective.loss.sampled(outputs, targets, draws)
+
+    return slopes
+
+
+def _own_of_blocks(fitted: Fitted, slopes: Callable[[Tensor, Tensor, slice], Tensor]) -> np.ndarray:
     """vᵢᵀPvᵢ with vᵢ = Jᵢᵀ·slopes, layer by layer: one backward pass an example, and nothing of size p."""
     operator = fitted.blocked.inverse.operator
     assert isinstance(operator, BlockDiagonal)
     blocks = {layout.places: block for layout, block in operator.parts}
-    parts = []
-    for where, batch in fitted.engine.batches():
-        outputs, targets, jacobian = fitted.engine.linearised(batch, fitted.objective.examples.ids[where])
-        layers = jacobian.pulled([slopes(outputs, targets)])
-        with fast_float32():
-            own = [layer_sandwich(layer, blocks[layer.layout.places]).double() for layer in layers]
-        parts.append(sum_of(own)[:, 0, 0])
-    return _finite(fitted, torch.cat(parts))
+    found = torch.zeros_like(fitted.weights)
+    with fitted.objective.fold.phase("own terms"):
+        for where, batch in fitted.engine.own_batches():
+            outputs, targets, jacobian = fitted.engine.linearised(batch, fitted.objective.examples.ids[where])
+            layers = jacobian.pulled([slopes(outputs, targets, where)])
+            with fast_float32():
+                own = [layer_sandwich(layer, blocks[layer.layout.places]).double() for layer in layers]
+            found[where] = sum_of(own)[:, 0, 0]
+    fitted.objective.fold.sum("own terms", [found])
+    return _finite(fitted, found)
 
 
 def _ids(question: Question, places: np.ndarray) -> np.ndarray:

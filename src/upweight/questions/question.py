@@ -18,7 +18,8 @@ from upweight.fitted.solvers import ITERATIVE
 from upweight.influence.effects import Effects
 from upweight.questions.answer import Answer, at_first_moves, at_newton_steps, by_layers, first_order
 from upweight.questions.dependence import require_dependence
-from upweight.questions.measuring import Measurement, measurement
+from upweight.questions.fitting import query_parts, require_room
+from upweight.questions.measuring import Measurement, joined, measurement
 from upweight.questions.split import Split, by_modules
 from upweight.questions.terms import Tile
 from upweight.router import dense_bytes, order_costs
@@ -107,6 +108,59 @@ class Question:
         if measured is not None and measured.over_set:
             return at_first_moves(self.fitted, tiles, count, measured, self.pull)
         return first_order(self.fitted, tiles, count, None if measured is None else measured.rows(), self.pull)
+
+    def shared_answer(self, tiles: Callable[..., Iterable[Tile]], count: int) -> Answer:
+        """The same for all queries, as many at a time as the memory allows, each rank answering for its part of the tiles."""
+        require_room(self._rows, count, self.fitted.settings.budget)
+        if len(self.parts) == 1:
+            return self._shared(tiles, count)
+        answers, measured = [], []
+        for part in self.parts:
+            one = replace(self, query=part)  # its layers go when it is answered
+            answers.append(one._shared(tiles, count))
+            assert one.measured is not None
+            measured.append(replace(one.measured, jacobians=[]))
+        self.__dict__["measured"] = joined(measured)  # what effects are labelled by
+        values = torch.cat([answer.values for answer in answers])
+        return replace(answers[0], values=values, refused=max(answer.refused for answer in answers))
+
+    @cached_property
+    def parts(self) -> list[Any]:
+        """The queries, cut where they do not fit into the memory together."""
+        return query_parts(self)
+
+    @property
+    def _rows(self) -> int:
+        """How many numbers a change has in the answer."""
+        if len(self.parts) > 1:
+            return sum(map(len, self.parts))
+        return self.fitted.objective.space.size if self.measured is None else len(self.measured.ids)
+
+    def _shared(self, tiles: Callable[..., Iterable[Tile]], count: int) -> Answer:
+        fold = self.fitted.objective.fold
+        if fold.size == 1:
+            return self.answer(tiles(), count)
+        self._made_together(count)
+        start, stop = fold.share(count)
+        with fold.phase("scores"):
+            mine = self.answer(tiles(own=True), count) if start < stop else None
+        said = None if mine is None else (len(mine.values), mine.order, mine.verdict, mine.refused)
+        heard = [one for one in fold.exchanged("scores", said) if one is not None]
+        rows, order, verdict, _ = heard[0]
+        values = torch.zeros(rows, count, dtype=torch.float64) if mine is None else mine.values.contiguous()
+        fold.sum("scores", [values])
+        return Answer(values, order, verdict, sum(refused for *_, refused in heard))
+
+    def _made_together(self, count: int) -> None:
+        """What all ranks make together, before each goes through its own tiles."""
+        fitted, measured = self.fitted, self.measured
+        self.pull  # noqa: B018 - made now
+        plain = measured is not None and not measured.over_set and not fitted.structured
+        if self.best_order == "first" and plain:
+            fitted.row_inverse(len(measured.ids))  # pyright: ignore[reportOptionalMemberAccess]
+        else:
+            fitted.row_inverse(count)
+            fitted.own_verdict  # noqa: B018
 
     def of_moves(self, moves: Float[Tensor, "k p"], order: str) -> Answer:
         """Measure moves of θ that are already written out."""

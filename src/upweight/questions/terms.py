@@ -24,14 +24,18 @@ class Tile:
 
 
 def terms(
-    fitted: Fitted, examples: Examples, amounts: Float[Tensor, "k"], pending: Float[Tensor, "p"] | None = None
+    fitted: Fitted,
+    examples: Examples,
+    amounts: Float[Tensor, "k"],
+    pending: Float[Tensor, "p"] | None = None,
+    own: bool = False,
 ) -> Iterator[tuple[slice, Changes]]:
     """For every example: εᵢ∇ℓᵢ and εᵢ∇²ℓᵢ through its outputs, εᵢ its amount of weight; no penalty share yet.
 
-    ``pending`` asks for εᵢ(gᵢ − Hᵢs) instead, s the pending Newton step.
+    ``pending`` asks for εᵢ(gᵢ − Hᵢs) instead, s the pending Newton step; ``own`` for this rank's part only.
     """
     loss = fitted.objective.loss
-    for where, batch in fitted.engine.batches(examples):
+    for where, batch in fitted.engine.own_batches(examples) if own else fitted.engine.batches(examples):
         outputs, targets, jacobian = fitted.engine.linearised(batch, examples.ids[where])
         amount = amounts[where]
         push = loss.gradient(outputs, targets).double() * amount[:, None]
@@ -47,19 +51,27 @@ def _bend(loss: Loss, outputs: Tensor, targets: Tensor, amount: Float[Tensor, "k
 
 
 def point_tiles(
-    fitted: Fitted, places: np.ndarray, amounts: Float[Tensor, "k"], pending: Float[Tensor, "p"] | None = None
+    fitted: Fitted,
+    places: np.ndarray,
+    amounts: Float[Tensor, "k"],
+    pending: Float[Tensor, "p"] | None = None,
+    own: bool = False,
 ) -> Iterator[Tile]:
-    """Tiles that change the weight of single training points by these amounts."""
+    """Tiles that change the weight of single training points by these amounts; ``own`` for this rank's part of them."""
     examples = fitted.objective.examples
     everything = len(places) == len(examples) and bool((np.diff(places) == 1).all())
-    yield from new_tiles(fitted, examples if everything else Chosen(examples, places), amounts, pending)
+    yield from new_tiles(fitted, examples if everything else Chosen(examples, places), amounts, pending, own)
 
 
 def new_tiles(
-    fitted: Fitted, examples: Examples, amounts: Float[Tensor, "k"], pending: Float[Tensor, "p"] | None = None
+    fitted: Fitted,
+    examples: Examples,
+    amounts: Float[Tensor, "k"],
+    pending: Float[Tensor, "p"] | None = None,
+    own: bool = False,
 ) -> Iterator[Tile]:
-    """Tiles that add these amounts of weight of any examples."""
-    for where, changes in terms(fitted, examples, amounts, pending):
+    """Tiles that add these amounts of weight of any examples; ``own`` for this rank's part of them."""
+    for where, changes in terms(fitted, examples, amounts, pending, own):
         yield from _by_share(changes, fitted.shares(amounts[where]), where)
 
 

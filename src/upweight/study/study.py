@@ -17,6 +17,7 @@ from upweight.curvature import Relative
 from upweight.fitted import Fitted, Settings, Solver, prepare
 from upweight.gradients.coverage import coverage_of
 from upweight.objective import Objective, Penalty
+from upweight.parallel import Fold
 from upweight.questions.question import MeasureLike, Question
 from upweight.questions.trust import Trust, trust
 from upweight.solve import Filter
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from upweight.evaluate.calibration import Calibration
     from upweight.evaluate.tune import Tuning
+    from upweight.planning import Plan
     from upweight.review import WhatIf
     from upweight.show import Shown
 
@@ -66,7 +68,8 @@ class Study(Asked, Inferred):
         batch_size: examples read at a time.
         precision: 'bfloat16' runs a float32 network's passes for structured curvature under autocast; sums stay float32.
         strict: refuse tracked parameters that no layer rule covers: see ``coverage``.
-        memory, device: bytes the exact road may take, or '4GB' (half of the machine's); where the model should be.
+        ranks: ``uw.ranks()`` under torchrun: each rank takes a part of every pass, and all get the whole answer.
+        memory, device: bytes a question may take beside model and data, or '4GB' (half of the machine's); where the model should be.
 
     Raises:
         InputError, ModelError, ConfigError, NumericalError: see ``upweight.errors``.
@@ -105,6 +108,7 @@ class Study(Asked, Inferred):
         device: str | torch.device | None = None,
         strict: bool = False,
         precision: str | None = None,
+        ranks: Fold | None = None,
     ) -> None:
         settings = Settings(
             protocol=protocol,
@@ -119,7 +123,7 @@ class Study(Asked, Inferred):
             strict=strict,
             precision=precision,
         )
-        form = Form(loss, forward, parameters, weights, penalty, batch_size, device, precision)
+        form = Form(loss, forward, parameters, weights, penalty, batch_size, device, precision, ranks)
         self.fitted = prepare(adapt_module(model, data, form, ids), settings)
 
     @classmethod
@@ -164,6 +168,27 @@ class Study(Asked, Inferred):
     def trust(self) -> Trust:
         """How far answers can be believed: stationarity, curvature, solver residual, leverage, in words and numbers."""
         return trust(self.fitted)
+
+    def plan(self, query: Any = 1, *, memory: int | float | str | None = None) -> Plan:
+        """What every method would take for this query, before anything runs: FLOPs, time, factors, store, peak memory.
+
+        Args:
+            query: data in the form of the training data, or how many queries.
+            memory: bytes it must fit in, as for ``Study``; the study's own by default.
+
+        Returns:
+            Plan: printed, a table with one row a method; .rows(), .to_pandas(), plan["ekfac"].peak in bytes.
+
+        Raises:
+            ConfigError: fewer than one query, or memory that is no number of bytes.
+
+        Error and cost:
+            Counted from the layers' shapes; time from rates measured on this machine and model, which takes a second. What
+            depends on the data (ranks of truncations, steps of a solver) counts at its usual value.
+        """
+        from upweight.questions.planned import plan_of
+
+        return plan_of(self.fitted, query, memory)
 
     def check(
         self,
