@@ -32,7 +32,7 @@ class HeatMap(Tokens):
 
     study: Any = None
     asked: Any = None
-    most: int = 400
+    most: int = 300
     known: dict[tuple[int | None, int], Any] = field(default_factory=dict, repr=False, compare=False)
 
     def of_pair(self, query: int | None, place: int) -> dict[str, Any] | None:
@@ -42,7 +42,8 @@ class HeatMap(Tokens):
             if len(self.known) >= self.most:
                 return None
             self.known[key] = self._heat(query, place)
-        return self._warm(self.train[place], self.known[key])
+        look = self._warm(self.train[place], self.known[key])
+        return {name: look[name] for name in ("heat", "top")}
 
     def _heat(self, query: int | None, place: int) -> np.ndarray:
         """The effect at output t − 1 belongs to token t, which it predicts; the first token is predicted by nothing."""
@@ -52,7 +53,7 @@ class HeatMap(Tokens):
         return np.concatenate([[0.0], values])[: len(self.train[place])]
 
 
-def heat_map(study: Study, query: Any, tokenizer: Any = None, *, most: int = 400) -> HeatMap:
+def heat_map(study: Study, query: Any, tokenizer: Any = None, *, most: int = 300) -> HeatMap:
     """How a report shows training sequences and queries: as tokens, coloured by what each does to the query.
 
     Beside a query, a training token's heat is the rise of the query's loss if its label were left out of training; a query's

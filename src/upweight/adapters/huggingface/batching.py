@@ -61,7 +61,7 @@ class BatchCheck:
     def __repr__(self) -> str:
         found = f"{self.differences[self.kernel]:.1g} of the largest output (limit {self.limit:.1g})"
         head = f"Padding and the rest of a batch move outputs by {found} with attn_implementation={self.kernel!r}"
-        return f"{head}: rounding." if self.passed else f"{head}. {self.remedy[:1].upper()}{self.remedy[1:]}."
+        return f"{head}: rounding." if self.passed else f"{head}; {self.remedy}."
 
     def require(self) -> None:
         """Refuse a model whose answers depend on the batch.
@@ -71,7 +71,7 @@ class BatchCheck:
         """
         if not self.passed:
             raise NondeterministicModel(
-                f"an output depends on the padding or on the rest of the batch: by {self.differences[self.kernel]:.2g} of the largest output with attn_implementation={self.kernel!r}. Expected at most {self.limit:.1g}, which is rounding. {self.remedy[:1].upper()}{self.remedy[1:]}."
+                f"an output depends on the padding or on the rest of the batch: by {self.differences[self.kernel]:.2g} of the largest output with attn_implementation={self.kernel!r}. Expected at most {self.limit:.1g}, which is rounding; {self.remedy}."
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from torch import nn
 from transformers import TrainerCallback
 
+from upweight._typing import Tensor
 from upweight.adapters.huggingface.recording import MEAN, SQUARE, checkpoint_name, write_run
 from upweight.errors import ConfigError, OrderError
 from upweight.store.arrays import write_arrays
@@ -48,6 +50,8 @@ class Recorder(TrainerCallback):
         self.rates: list[float] = []
         self.taken: list[int] = []
         self.about: dict[str, Any] = {}
+        self.writer = ThreadPoolExecutor(1)
+        self.pending: Future[None] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kept: Any) -> None:
         """Find the sampler, and decide after which steps checkpoints are taken."""
@@ -81,27 +85,42 @@ class Recorder(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kept: Any) -> None:
         """Put the sampler back, and the run in its file."""
         self.batches.sampler = self.batches.sampler.sampler
+        self._settle()
         if state.is_world_process_zero:
-            self._write()
+            write_run(self.folder, self.order, self.rates, self._about())
 
     def _keep(self, step: int, model: nn.Module, optimizer: Any) -> None:
+        """Copy what is to be kept, and let a thread write it while training goes on."""
         arrays, inner = {}, getattr(optimizer, "optimizer", optimizer)
         self.about |= {"optimizer": type(inner).__name__}
         self.about |= {key: inner.param_groups[0][key] for key in ("betas", "eps") if key in inner.param_groups[0]}
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
-            arrays[f"parameter:{name}"] = parameter.detach().float().cpu().numpy()
+            arrays[f"parameter:{name}"] = _copied(parameter)
             held = inner.state.get(parameter, {}) if self.moments else {}
-            for key in (MEAN, SQUARE):
-                if key in held:
-                    arrays[f"{key}:{name}"] = held[key].detach().float().cpu().numpy()
+            arrays |= {f"{key}:{name}": _copied(held[key]) for key in (MEAN, SQUARE) if key in held}
+        self._settle()
+        order, rates = [list(epoch) for epoch in self.order], list(self.rates)
+        self.pending = self.writer.submit(self._write, step, arrays, order, rates)
+
+    def _write(self, step: int, arrays: dict[str, np.ndarray], order: list[list[int]], rates: list[float]) -> None:
         write_arrays(self.folder / checkpoint_name(step), arrays, {"step": step})
         self.taken.append(step)
-        self._write()
+        write_run(self.folder, order, rates, self._about())
 
-    def _write(self) -> None:
-        write_run(self.folder, self.order, self.rates, {**self.about, "checkpoints": sorted(self.taken)})
+    def _settle(self) -> None:
+        """Wait for what is being written; what went wrong there is raised here."""
+        if self.pending is not None:
+            self.pending.result()
+            self.pending = None
+
+    def _about(self) -> dict[str, Any]:
+        return {**self.about, "checkpoints": sorted(self.taken)}
+
+
+def _copied(tensor: Tensor) -> np.ndarray:
+    return np.array(tensor.detach().float().cpu().numpy())
 
 
 def _batch_sampler(loader: Any) -> Any:

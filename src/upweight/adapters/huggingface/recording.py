@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class Recording:
     def taken(self) -> list[float]:
         """Σ of the learning rates up to each checkpoint since the one before: what TracIn weights it with."""
         ends = [0, *self.checkpoints]
-        return [float(self.rates[a:b].sum()) for a, b in zip(ends, ends[1:], strict=False)]
+        return [float(self.rates[a:b].sum()) for a, b in itertools.pairwise(ends)]
 
     def seen(self, steps: int) -> np.ndarray:
         """Positions in the training set in the order in which the first steps read them."""

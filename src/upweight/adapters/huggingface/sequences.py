@@ -100,7 +100,7 @@ def items_of(data: Any, what: str, collate: Collate | None = None) -> Iterator[M
     if isinstance(data, Mapping) or hasattr(data, "keys"):
         yield from _rows_of(data, what)
         return
-    if isinstance(data, IterableDataset) or isinstance(data, str) or not hasattr(data, "__len__"):
+    if isinstance(data, (IterableDataset, str)) or not hasattr(data, "__len__"):
         raise OrderError(
             f"the {what} is a {type(data).__name__} without a length. Expected sequences with a fixed order; pass a list of dicts, or a map-style dataset."
         )
