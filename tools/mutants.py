@@ -1031,6 +1031,36 @@ MUTANTS = [
         "self.weights / (2 * self.damping +",
     ),
     Mutant("methods: Adam without bias correction", "methods/checkpoints.py", "/ (1 - first**step)", "/ 1"),
+    Mutant(
+        "tokens: a training sequence's weight is lost",
+        "questions/tokens.py",
+        "found.append(cut * weights[where, None])",
+        "found.append(cut)",
+    ),
+    Mutant(
+        "tokens: the penalty's share has the other sign",
+        "questions/tokens.py",
+        "rest = torch.outer(rows",
+        "rest = -torch.outer(rows",
+    ),
+    Mutant(
+        "sequences: a token is asked for itself, not for the next",
+        "adapters/huggingface/sequences.py",
+        "shifted = np.append(labels[1:], IGNORED)",
+        "shifted = labels",
+    ),
+    Mutant(
+        "sequences: padding on the left stays",
+        "adapters/huggingface/sequences.py",
+        "inside = slice(real[0], real[-1] + 1)",
+        "inside = slice(0, real[-1] + 1)",
+    ),
+    Mutant(
+        "recorder: the rate after the step",
+        "adapters/huggingface/callback.py",
+        "def on_pre_optimizer_step(",
+        "def on_optimizer_step(",
+    ),
 ]
 
 

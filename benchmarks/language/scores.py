@@ -1,10 +1,10 @@
 """Scores of the language model's 50 queries against its 2,048 training sequences, by every library, for its LDS.
 
-python language/scores.py language-upweight        EK-FAC, uncompressed
-python language/scores.py language-logra           an index of LoGra 64 × 64 numbers a layer in float16: 196,608 bytes a sequence
-python language/scores.py language-eigenbasis      an index of a sixteenth of that: 12,284 numbers in int8 and a scale
+python language/scores.py language-upweight        EK-FAC, uncompressed; then an index of the same study in a sixteenth of LoGra's bytes
 python language/scores.py language-kronfluence     in benchmarks/.peers; its own damping, a tenth of the mean eigenvalue
 python language/scores.py language-bergson         in benchmarks/.bergson; its own settings
+
+LoGra keeps 64 × 64 numbers of each of the 24 layers in float16, 196,608 bytes a sequence; the index 12,284 in int8 and a scale.
 """
 
 from __future__ import annotations
@@ -20,15 +20,12 @@ from transformer.problem import plain_epoch, sequence_loss
 
 warnings.simplefilter("ignore")
 LOGRA_BYTES = 24 * 64 * 64 * 2
-KEPT = {
-    "logra": {"compression": "logra", "size": 64, "dtype": "float16"},
-    "eigenbasis": {"compression": "eigenbasis", "size": LOGRA_BYTES // 16 - 4, "dtype": "int8"},
-}
+KEPT = {"compression": "eigenbasis", "size": LOGRA_BYTES // 16 - 4, "dtype": "int8"}
 BATCH = 32
 
 
-def ours(row: Row, kind: str, data) -> np.ndarray:
-    """Scores without compression, or of an index."""
+def ours(row: Row, data) -> np.ndarray:
+    """Scores without compression; those of the index are kept beside them."""
     import upweight as uw
 
     model, X, y, Xt, yt = data
@@ -37,24 +34,23 @@ def ours(row: Row, kind: str, data) -> np.ndarray:
         study = uw.Study(model, (X, y), damping=uw.Relative(0.1), **settings)
     with row.phase("fit"):
         study.fitted.blocked.inverse  # noqa: B018 - computes the factors
-    if kind == "upweight":
-        with row.phase("score"):
-            effects = study.drop((Xt, yt), order="first")
-        row.notes = effects.verdict
-        return effects.values
-    folder = DATA / f"language-{kind}"
-    shutil.rmtree(folder, ignore_errors=True)
-    with row.phase("build"):
-        index = uw.Index.build(study, folder, **KEPT[kind])
-    index.query((Xt[:1], yt[:1]))
-    with row.phase("50 queries"):
-        found = index.query((Xt, yt), k=len(X))
-    with row.phase("one query, both ends of 20"):
-        index.query((Xt[:1], yt[:1]), k=20)
-    row.notes = str(index.info())
+    with row.phase("score"):
+        effects = study.drop((Xt, yt), order="first")
+    np.save(DATA / "scores" / f"{row.name}.npy", effects.values)
+    with row.phase("one query, recomputed"):
+        study.drop((Xt[:1], yt[:1]), order="first")
+    shutil.rmtree(DATA / "language-index", ignore_errors=True)
+    with row.phase("index"):
+        index = uw.Index.build(study, DATA / "language-index", **KEPT)
+    for phase, count, k in (("one query, cold", 1, 20), ("one query", 1, 20), ("50 queries", len(Xt), 20)):
+        with row.phase(phase):
+            index.query((Xt[:count], yt[:count]), k=k)
+    found = index.query((Xt, yt), k=len(X))
     scores = np.zeros((len(Xt), len(X)))
     np.put_along_axis(scores, found.top_ids, found.top, 1)
-    return scores
+    np.save(DATA / "scores" / "language-index.npy", scores)
+    row.notes = f"{effects.verdict}. {index.info()}"
+    return effects.values
 
 
 def peer(row: Row, kind: str, data) -> np.ndarray:
@@ -75,7 +71,8 @@ def main(name: str) -> None:
     model, X, y, *_ = data
     row.measure_epoch(plain_epoch(model, X, y), repeats=1)
     row.forget_peak()
-    row.finish((peer if kind in ("kronfluence", "bergson") else ours)(row, kind, data))
+    (DATA / "scores").mkdir(parents=True, exist_ok=True)
+    row.finish(ours(row, data) if kind == "upweight" else peer(row, kind, data))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ def _is_root_mean_square(named: str, module: nn.Module) -> bool:
     return named.startswith("transformers.") and named.endswith("RMSNorm") and _epsilon(module) is not None
 
 
-def _epsilon(module: Any) -> float | None:
+def _epsilon(module: Any) -> Any:
+    """What is added under the root; None where a module has nothing of the kind."""
     return getattr(module, "variance_epsilon", getattr(module, "eps", None))
 
 

@@ -141,7 +141,7 @@ def recorder(folder: str | os.PathLike[str], *, checkpoints: int | Sequence[int]
         from upweight.adapters.huggingface.callback import Recorder
     except ImportError as reason:
         raise MissingExtraError(
-            f"recorder() needs transformers ({reason}). Expected it to be installed; pip install 'upweight[huggingface]'."
+            "recorder() needs transformers, which is not installed. Install it with: pip install 'upweight[huggingface]'."
         ) from reason
     return Recorder(Path(folder), checkpoints, moments)
 

@@ -7,7 +7,7 @@ Both sums are over positions, so each is cut there: one product of a Jacobian an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +25,6 @@ from upweight.objective.data import Chosen
 from upweight.questions.question import MeasureLike, Question
 
 SIDES = ("train", "query")
-
-MOST = 2**31
-"""Bytes that the solved rows of the queries may take."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -146,7 +143,7 @@ def _along(fitted: Fitted, batch: Batch, direction: Float[Tensor, "p"]) -> Float
         return function(theta.to(dtype)).double() * 0
     try:
         with plain_attention(), as_found(fitted.objective.model):
-            _, moved = jvp(function, (theta.to(dtype),), ((direction / length).to(dtype),))
+            moved = jvp(function, (theta.to(dtype),), ((direction / length).to(dtype),))[1]
     except (RuntimeError, NotImplementedError) as reason:
         raise ModelError(
             f"token_effects could not differentiate the model forward: {str(reason).splitlines()[0]}. Expected operations with a forward derivative; load the model with attn_implementation='eager'."
@@ -157,6 +154,3 @@ def _along(fitted: Fitted, batch: Batch, direction: Float[Tensor, "p"]) -> Float
 def _by_position(slopes: Float[Tensor, "b o"], shifts: Float[Tensor, "b o"], targets: Tensor) -> Float[Tensor, "b t"]:
     """Σ over classes of slope · shift, position by position."""
     return (slopes * shifts).view(*targets.shape, -1).sum(2)
-
-
-Cut = Callable[[Fitted, Question, Chosen, Tensor], Tensor]

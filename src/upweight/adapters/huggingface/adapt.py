@@ -197,7 +197,7 @@ def _adapted(
     training = codec.read(data, "training set", asked.ids)
     assert isinstance(training, Sequences)
     forward = _forward(model, training, kind == "tokens")
-    check_batching(model, forward, training).require()
+    _checked(model, forward, training).require()
     form, notes = _form(model, asked.form), list(asked.notes)
     if asked.form.parameters == AUTO:
         notes.append(f"Tracked are {tracked_parameters(model)[1]}")
@@ -208,6 +208,15 @@ def _adapted(
         notes.append("Position t of a sequence predicts its token t + 1; a sequence's loss is the sum over its labels")
     adapted = adapt_module(model, training, replace(form, loss=loss, forward=forward))
     return replace(adapted, codec=codec, notes=(*adapted.notes, *notes))
+
+
+def _checked(model: nn.Module, forward: SequenceForward, training: Sequences) -> BatchCheck:
+    try:
+        return check_batching(model, forward, training)
+    except (ValueError, TypeError) as reason:
+        raise ConfigError(
+            f"the model could not be called on several sequences at once: {str(reason).splitlines()[0]} Expected it to take a padded batch; a classifier that looks for the last token needs model.config.pad_token_id, a token that no sequence holds."
+        ) from reason
 
 
 def _form(model: nn.Module, form: Form) -> Form:

@@ -129,7 +129,7 @@ def _batch_sampler(loader: Any) -> Any:
     Raises:
         OrderError: a loader without one: an iterable dataset, whose order is its own.
     """
-    found = getattr(loader, "batch_sampler", None)
+    found: Any = getattr(loader, "batch_sampler", None)
     while hasattr(found, "batch_sampler"):
         found = found.batch_sampler
     if found is None or not hasattr(found, "sampler") or not hasattr(found.sampler, "__len__"):

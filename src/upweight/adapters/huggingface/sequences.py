@@ -78,7 +78,7 @@ class Sequences(Examples):
         places = np.arange(len(self))[where]
         inside = np.arange(self.length) < self.lengths[places][:, None]
         batch = {MASK: torch.as_tensor(inside.astype(np.int64))}
-        flat = np.concatenate([np.arange(self.ends[p], self.ends[p + 1]) for p in places])
+        flat = np.concatenate([np.arange(int(self.ends[p]), int(self.ends[p + 1])) for p in places])
         for name, column in self.columns.items():
             filled = np.full(inside.shape, {TOKENS: self.pad, LABELS: IGNORED}.get(name, 0), dtype=np.int64)
             filled[inside] = column[flat]
