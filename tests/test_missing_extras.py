@@ -27,6 +27,10 @@ CASES = {
     "plot": (["matplotlib.pyplot"], lambda s, d: s.check(d.query, refits=2).plot()),
     "images": (["PIL"], lambda s, d: uw.show.Images(np.zeros((1, 2, 2))).of_train(0)),
     "sklearn": (["sklearn.exceptions"], lambda s, d: uw.from_sklearn(Ridge(), d.X, d.y)),
+    "huggingface": (
+        ["transformers", "upweight.adapters.huggingface.callback"],
+        lambda s, d: uw.huggingface.recorder("kept"),
+    ),
     "demo": (["sklearn.datasets"], lambda s, d: demo.planted_digits()),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import io
@@ -87,20 +88,48 @@ def fashion() -> Path:
     return target
 
 
-def concrete() -> Path:
-    """1,030 mixtures of concrete and their strength (R's `modeldata` 1.1.0 in Debian, MIT; UCI): X (n, 8), y (n,), columns."""
+def modeldata(*names: str) -> list:
+    """Frames of R's `modeldata` 1.1.0 in Debian (MIT)."""
     import rdata
 
+    archive, base = debian(MODELDATA, MODELDATA_SHA256), "./usr/lib/R/site-library/modeldata/data/Rdata."
+    index = rdata.conversion.convert(rdata.parser.parse_data(zlib.decompress(member(archive, base + "rdx"), 47)))
+    everything = member(archive, base + "rdb")
+    return [unpacked(everything, *map(int, index["variables"][name])) for name in names]
+
+
+def unpacked(everything: bytes, start: int, length: int):
+    """One object of R's lazy-load database."""
+    import rdata
+
+    packed = everything[start : start + length]
+    kind, body = packed[4:5], packed[5:]  # four bytes of length, then the kind of compression
+    if kind == b"Z":  # raw LZMA2
+        raw = lzma.decompress(body, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "preset": 6}])
+    else:
+        raw = bz2.decompress(body) if kind == b"2" else zlib.decompress(packed[4:])
+    return rdata.conversion.convert(rdata.parser.parse_data(raw))
+
+
+def reviews() -> Path:
+    """5,000 Amazon reviews of food (`small_fine_foods` of R's `modeldata`): texts and whether the score is 'great', the last 1,000 to test."""
+    target = FOLDER / "reviews.npz"
+    if target.exists():
+        return target
+    tables = modeldata("training_data", "testing_data")
+    texts = np.asarray([str(text) for table in tables for text in table["review"]])
+    great = np.asarray([str(score) == "great" for table in tables for score in table["score"]])
+    FOLDER.mkdir(exist_ok=True)
+    np.savez_compressed(target, texts=texts, great=great)
+    return target
+
+
+def concrete() -> Path:
+    """1,030 mixtures of concrete and their strength (R's `modeldata` 1.1.0 in Debian, MIT; UCI): X (n, 8), y (n,), columns."""
     target = FOLDER / "concrete.npz"
     if target.exists():
         return target
-    archive, base = debian(MODELDATA, MODELDATA_SHA256), "./usr/lib/R/site-library/modeldata/data/Rdata."
-    index = rdata.conversion.convert(rdata.parser.parse_data(zlib.decompress(member(archive, base + "rdx"), 47)))
-    start, length = (int(number) for number in index["variables"]["concrete"])
-    packed = member(archive, base + "rdb")[start : start + length]
-    assert packed[4:5] == b"Z"  # four bytes of length, then the kind of compression: raw LZMA2
-    raw = lzma.decompress(packed[5:], lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "preset": 6}])
-    table = rdata.conversion.convert(rdata.parser.parse_data(raw))
+    (table,) = modeldata("concrete")
     values = table.to_numpy(dtype=np.float64)
     FOLDER.mkdir(exist_ok=True)
     np.savez_compressed(target, X=values[:, :-1], y=values[:, -1], columns=np.asarray(list(table.columns), dtype=str))
@@ -108,5 +137,5 @@ def concrete() -> Path:
 
 
 if __name__ == "__main__":
-    for dataset in (mnist, fashion, concrete):
+    for dataset in (mnist, fashion, concrete, reviews):
         print(dataset())

@@ -1093,6 +1093,36 @@ MUTANTS = [
     ),
     Mutant("memory: queries are never cut", "questions/fitting.py", "if size >= len(examples):", "if size >= 0:"),
     Mutant("memory: factors are never refused", "fitted/blocked.py", "if needed > limit:", "if needed > 1e99:"),
+    Mutant(
+        "tokens: a training sequence's weight is lost",
+        "questions/tokens.py",
+        "found.append(cut * weights[where, None])",
+        "found.append(cut)",
+    ),
+    Mutant(
+        "tokens: the penalty's share has the other sign",
+        "questions/tokens.py",
+        "rest = torch.outer(rows",
+        "rest = -torch.outer(rows",
+    ),
+    Mutant(
+        "sequences: a token is asked for itself, not for the next",
+        "adapters/huggingface/sequences.py",
+        "shifted = np.append(labels[1:], IGNORED)",
+        "shifted = labels",
+    ),
+    Mutant(
+        "sequences: padding on the left stays",
+        "adapters/huggingface/sequences.py",
+        "inside = slice(real[0], real[-1] + 1)",
+        "inside = slice(0, real[-1] + 1)",
+    ),
+    Mutant(
+        "recorder: the rate after the step",
+        "adapters/huggingface/callback.py",
+        "def on_pre_optimizer_step(",
+        "def on_optimizer_step(",
+    ),
 ]
 
 

@@ -1,6 +1,6 @@
 """upweight: what would change about a fitted model if its training data changed."""
 
-from upweight import curvature, errors, evaluate, linop, methods, show
+from upweight import curvature, errors, evaluate, huggingface, linop, methods, show
 from upweight.curvature import Relative
 from upweight.displays import CalibrationDisplay, EffectsDisplay, SuspectsDisplay
 from upweight.fitted import Solver
@@ -40,6 +40,7 @@ __all__ = [
     "evaluate",
     "from_sklearn",
     "from_statsmodels",
+    "huggingface",
     "inverse",
     "linop",
     "load",

@@ -56,7 +56,18 @@ def rule_for(module: nn.Module) -> Rule | None:
     for kind, applies, rule in TABLE:
         if isinstance(module, kind) and applies(module):
             return rule
-    return HUGGING_FACE.get(f"{type(module).__module__}.{type(module).__name__}")
+    named = f"{type(module).__module__}.{type(module).__name__}"
+    return HUGGING_FACE.get(named) or (ROOT_MEAN_SQUARE if _is_root_mean_square(named, module) else None)
+
+
+def _is_root_mean_square(named: str, module: nn.Module) -> bool:
+    """A model's own norm of this kind: every family of transformers has a class for it."""
+    return named.startswith("transformers.") and named.endswith("RMSNorm") and _epsilon(module) is not None
+
+
+def _epsilon(module: Any) -> Any:
+    """What is added under the root; None where a module has nothing of the kind."""
+    return getattr(module, "variance_epsilon", getattr(module, "eps", None))
 
 
 def _positions_last(values: Float[Tensor, "b ... i"]) -> Float[Tensor, "b s i"]:
@@ -211,6 +222,9 @@ TABLE: list[tuple[Any, Callable[[Any], bool], Rule]] = [
     (BATCH_NORMS, lambda m: m.track_running_stats, Direct(_scale_and_shift(_batch_normalised, 1))),
     (INSTANCE_NORMS, lambda m: True, Direct(_scale_and_shift(_instance_normalised, 1))),
 ]
+ROOT_MEAN_SQUARE = Direct(
+    _scale_and_shift(lambda m, x: x * torch.rsqrt(x.square().mean(-1, keepdim=True) + _epsilon(m)), None)
+)
 HUGGING_FACE: dict[str, Rule] = {
     "transformers.pytorch_utils.Conv1D": Factored(
         lambda m, x, ones: _with_ones(_positions_last(x), ones), lambda m, g: _positions_last(g), transposed=True

@@ -282,7 +282,8 @@ def _confirmed(general: VmapEngine, sites: tuple[Site, ...], trials: list[Trial]
     starts = Counter(start for site in good for start in _starts(site))
     names = {where.start: name for name, where in general.objective.space.slices().items()}
     rest = tuple(name for start, name in names.items() if start not in starts)
-    held = _held(capture(general, tuple(good), trials[0].batch))
+    widest = general.objective.examples.read(general.objective.examples.heaviest(CHECKED))
+    held = _held(capture(general, tuple(good), general.objective.moved(widest)))
     return NetworkEngine(general, tuple(good), rest, max(starts.values()) > 1, held)
 
 

@@ -34,6 +34,10 @@ class Examples(ABC):
     def read(self, where: slice | np.ndarray) -> Batch:
         """The examples at these positions, as one batch."""
 
+    def heaviest(self, count: int) -> np.ndarray:
+        """Positions of some examples that take the most room: the first ones, where all are alike."""
+        return np.arange(min(count, len(self)))
+
     def batches(self, size: int) -> Iterator[tuple[slice, Batch]]:
         """All examples in order, ``size`` at a time, each batch with its positions."""
         for start in range(0, len(self), size):

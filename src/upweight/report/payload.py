@@ -122,9 +122,10 @@ def _queries(found: Gathered, shown: Shown | None, listed: Any) -> dict[str, Any
     if found.queries is None or found.each is None or found.mean is None or found.examples is None:
         return None
     entries = []
-    for row, (helped, hurt) in zip((found.mean, *found.each.values), listed, strict=True):
+    asked = (None, *map(int, found.shown))
+    for query, row, (helped, hurt) in zip(asked, (found.mean, *found.each.values), listed, strict=True):
         sides = {"helped": helped, "hurt": hurt}
-        entries.append({side: [[int(p), float(f"{row[p]:.5g}")] for p in at] for side, at in sides.items()})
+        entries.append({side: [_entry(shown, query, int(p), row[p]) for p in at] for side, at in sides.items()})
     where, chosen = found.shown, found.queries.at(found.shown)
     return _columns(chosen) | {
         "count": len(found.examples),
@@ -133,6 +134,12 @@ def _queries(found: Gathered, shown: Shown | None, listed: Any) -> dict[str, Any
         "entries": entries,
         "looks": [None if shown is None else shown.of_query(int(place)) for place in where],
     }
+
+
+def _entry(shown: Shown | None, query: int | None, place: int, effect: float) -> list[Any]:
+    """A listed point: where it is, its effect, and what of its look is another beside this query."""
+    look = None if shown is None else shown.of_pair(query, place)
+    return [place, float(f"{effect:.5g}"), *([] if look is None else [look])]
 
 
 def _classes(found: Gathered) -> dict[str, Any] | None:

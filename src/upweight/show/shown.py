@@ -43,6 +43,10 @@ class Shown(ABC):
         """The look of the query at this position, if there is one."""
         return None if self.query is None else self.look(at(self.query, place))
 
+    def of_pair(self, query: int | None, place: int) -> Look | None:
+        """What of a training point's look is another beside the query at this position, or beside all of them (None)."""
+        return None
+
     def require(self, points: int, queries: int | None) -> None:
         """Refuse looks of another number than the points they show.
 

@@ -16,6 +16,7 @@ from upweight.objective import Penalty
 from upweight.questions import points, whole
 from upweight.questions.perturbation import InputGradient, perturb
 from upweight.questions.question import How, MeasureLike, Question
+from upweight.questions.tokens import TokenEffects, token_effects
 
 
 class Asked:
@@ -194,6 +195,31 @@ class Asked:
             ConfigError: inputs that are not one floating-point tensor, or a measure without derivative.
         """
         return perturb(Question(self.fitted, query, measure, "first", aggregate), which)
+
+    def token_effects(
+        self, query: Any, which: Index | None = None, *, of: str = "train", measure: MeasureLike = "loss"
+    ) -> TokenEffects:
+        """The first-order effect of leaving training sequences out, cut along the tokens of one side.
+
+            Σ_t −t_qᵀH⁻¹(−wᵢ∇ℓ_{i,t})  over the labels of a training sequence;  Σ_t −t_{q,t}ᵀH⁻¹cᵢ  over those of a query
+
+        Args:
+            which: training sequences, by id or position: a few, since each costs a pass.
+            of: 'train' or 'query': whose tokens.
+
+        Returns:
+            TokenEffects: .values (m, k, t), which sum over t (with .rest, the penalty's share) to ``drop(query, order='first')``;
+            positive means that without that label the measurement would rise. Position t is that of the outputs: of a causal
+            language model it predicts token t + 1.
+
+        Raises:
+            ConfigError: another loss than 'token_cross_entropy', or a measure of several numbers a query.
+
+        Error and cost:
+            Exact given the curvature. One forward-mode pass for every query and tile of training sequences ('train'), or
+            for every training sequence and tile of queries; m·p numbers.
+        """
+        return token_effects(self.fitted, query, which, of, measure)
 
     def self_influence(self) -> np.ndarray:
         """wᵢ gᵢᵀH⁻¹gᵢ ≥ 0, (n,): its own loss's rise, to first order, were a point left out and the penalty kept."""

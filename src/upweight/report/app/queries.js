@@ -50,11 +50,12 @@ function queryCard(i) {
   return el('div', { class: 'query card' }, shown, el('div', { class: 'facts' }, el('p', { class: 'labels' }, 'query ', el('b', {}, datum(QUERIES.id(i), 60))), facts));
 }
 
-function influential([place, effect]) {
+function influential([place, effect, beside]) {
   const label = POINTS.given ? el('span', {}, ` ${TARGET} `, el('b', {}, datum(POINTS.words('given', place), 40))) : '';
   const words = el('p', { class: 'labels' }, el('b', { class: effect > 0 ? 'helped' : 'hurt' }, signed(effect)), el('span', { class: 'quiet' }, ' point '), datum(POINTS.id(place), 40), label);
   const seek = el('button', { type: 'button', class: 'plain', on: { click: () => seekPoint(place) }, 'aria-label': `Decide about point ${clipped(POINTS.id(place), 40)}` }, 'decide');
-  return el('li', {}, look(place) ? lookOf(look(place), POINTS.id(place)) : '', el('div', { class: 'facts' }, words), seek);
+  const shown = look(place) && { ...look(place), ...beside }; // tokens have another heat beside each query
+  return el('li', {}, shown ? lookOf(shown, POINTS.id(place)) : '', el('div', { class: 'facts' }, words), seek);
 }
 
 // Take a point of these lists to the list of suspects.
