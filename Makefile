@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 LOCK := requirements/dev.lock
 
-.PHONY: demo test test-slow check format mutants data bench browser assets clean
+.PHONY: demo test test-slow check format docs mutants data bench browser assets clean
 
 demo: $(READY)
 	$(VENV)/bin/upweight demo --out .
@@ -27,6 +27,10 @@ check: $(READY)
 format: $(READY)
 	$(RUN) -m ruff format src tests tools benchmarks examples
 	$(RUN) -m ruff check --fix src tests tools benchmarks examples
+
+# The site, in docs/_build/index.html; a warning fails it.
+docs: $(READY)
+	$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build
 
 mutants: $(READY)
 	$(RUN) tools/mutants.py
@@ -65,4 +69,4 @@ $(READY): pyproject.toml $(LOCK)
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) build .pytest_cache .ruff_cache report.html
+	rm -rf $(VENV) build .pytest_cache .ruff_cache report.html docs/_build docs/api docs/examples
