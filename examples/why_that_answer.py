@@ -1,8 +1,8 @@
 """Why did the model say that?
 ===========================
 
-A network reads a held-out digit wrongly. Which training digits taught it to, which pixels of them, and does it read the digit
-rightly when they are really left out?
+A network reads a held-out digit wrongly. Which training digits taught it to, and does it read the digit rightly when they
+are really left out?
 """
 
 import matplotlib.pyplot as plt

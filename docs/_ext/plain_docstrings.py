@@ -5,10 +5,11 @@ indented paragraph of prose is shown as it stands, letter by letter, and marks o
 """
 
 import re
-from itertools import takewhile
+from itertools import groupby, takewhile
 
 CODE = re.compile(r"(``.+?``)")
 MARKS = re.compile(r"([*|\\`])|(?<=\w)(_)(?=\W|$)")
+TREE = ("├", "└", "│")
 SECTION = re.compile(r"^(Args|Attributes|Returns|Yields|Raises|Error and cost|Example|Examples|Note|Notes|Warns):\s*$")
 
 
@@ -21,7 +22,7 @@ def setup(app):
 def plain(app, what, name, obj, options, lines):
     """Rewrite the lines of a docstring in place."""
     head = list(takewhile(lambda line: not SECTION.match(line), lines))
-    found = equations([escaped(line) for line in head], head)
+    found = [line for paragraph in paragraphs(head) for line in shown(paragraph)]
     inside = ""
     for line in lines[len(head) :]:
         if opened := SECTION.match(line):
@@ -30,16 +31,18 @@ def plain(app, what, name, obj, options, lines):
     lines[:] = found
 
 
-def equations(lines, raw):
-    """Indented paragraphs as literal blocks, what is between two sentences as it was written."""
-    found, literal = [], False
-    for line, as_written in zip(lines, raw, strict=True):
-        indented = as_written.startswith("    ") and as_written.strip()
-        if indented and not literal:
-            found += ["::", ""]
-        literal = bool(indented) or (literal and not as_written.strip())
-        found.append(as_written if literal else line)
-    return found
+def paragraphs(lines):
+    """Runs of lines without an empty one."""
+    return [list(run) for there, run in groupby(lines, key=lambda line: bool(line.strip())) if there]
+
+
+def shown(paragraph):
+    """A paragraph of prose, or an equation or a tree as it stands; equations in a row are one block each."""
+    if paragraph[0].startswith("    "):
+        return ["::", "", *paragraph, ""]
+    if any(line.startswith(TREE) for line in paragraph):
+        return ["::", "", *("    " + line for line in paragraph), ""]
+    return [*map(escaped, paragraph), ""]
 
 
 def escaped(line):
