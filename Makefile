@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 LOCK := requirements/dev.lock
 
-.PHONY: demo test test-slow check format docs mutants data bench browser assets clean
+.PHONY: demo test test-slow check format docs mutants rivals people data bench browser assets clean
 
 demo: $(READY)
 	$(VENV)/bin/upweight demo --out .
@@ -51,6 +51,22 @@ BERGSON := benchmarks/.bergson
 
 bench: $(READY) $(PEERS)/.ready $(BERGSON)/.ready data
 	$(RUN) benchmarks/run.py $(WORKLOADS)
+
+# What other libraries do with one small problem, and what they offer: the tables of docs/rivals.md.
+RIVALS := dattri captum pyDVL kronfluence
+RIVAL := benchmarks/rivals
+rivals: $(READY) $(PEERS)/.ready
+	export PYTHONPATH=benchmarks:$(RIVAL) && $(RUN) $(RIVAL)/probe.py upweight > $(RIVAL)/probe.jsonl && \
+	for name in $(RIVALS); do $(PEERS)/bin/python $(RIVAL)/probe.py $$name >> $(RIVAL)/probe.jsonl || exit 1; done && \
+	$(RUN) $(RIVAL)/features.py upweight > $(RIVAL)/features.jsonl && \
+	$(PEERS)/bin/python $(RIVAL)/features.py $(RIVALS) >> $(RIVAL)/features.jsonl
+	$(RUN) benchmarks/tables.py
+
+# How large and fast the report's page is, and the statistician's questions at 100,000 rows: tables of docs/report.md and docs/statistics.md.
+people: $(READY) browser
+	$(RUN) benchmarks/report_page.py > benchmarks/report_page.jsonl
+	$(RUN) benchmarks/desk.py > benchmarks/desk.jsonl
+	$(RUN) benchmarks/tables.py
 
 $(PEERS)/.ready: benchmarks/peers.txt
 	$(PYTHON) -m venv $(PEERS)
