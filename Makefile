@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 LOCK := requirements/dev.lock
 
-.PHONY: demo test test-slow check format mutants data bench browser assets clean
+.PHONY: demo test test-slow check format docs mutants rivals people data bench browser assets clean
 
 demo: $(READY)
 	$(VENV)/bin/upweight demo --out .
@@ -28,6 +28,10 @@ format: $(READY)
 	$(RUN) -m ruff format src tests tools benchmarks examples
 	$(RUN) -m ruff check --fix src tests tools benchmarks examples
 
+# The site, in docs/_build/index.html; a warning fails it.
+docs: $(READY)
+	$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build
+
 mutants: $(READY)
 	$(RUN) tools/mutants.py
 
@@ -48,6 +52,22 @@ BERGSON := benchmarks/.bergson
 bench: $(READY) $(PEERS)/.ready $(BERGSON)/.ready data
 	$(RUN) benchmarks/run.py $(WORKLOADS)
 
+# What other libraries do with one small problem, and what they offer: the tables of docs/rivals.md.
+RIVALS := dattri captum pyDVL kronfluence
+RIVAL := benchmarks/rivals
+rivals: $(READY) $(PEERS)/.ready
+	export PYTHONPATH=benchmarks:$(RIVAL) && $(RUN) $(RIVAL)/probe.py upweight > $(RIVAL)/probe.jsonl && \
+	for name in $(RIVALS); do $(PEERS)/bin/python $(RIVAL)/probe.py $$name >> $(RIVAL)/probe.jsonl || exit 1; done && \
+	$(RUN) $(RIVAL)/features.py upweight > $(RIVAL)/features.jsonl && \
+	$(PEERS)/bin/python $(RIVAL)/features.py $(RIVALS) >> $(RIVAL)/features.jsonl
+	$(RUN) benchmarks/tables.py
+
+# How large and fast the report's page is, and the statistician's questions at 100,000 rows: tables of docs/report.md and docs/statistics.md.
+people: $(READY) browser
+	$(RUN) benchmarks/report_page.py > benchmarks/report_page.jsonl
+	$(RUN) benchmarks/desk.py > benchmarks/desk.jsonl
+	$(RUN) benchmarks/tables.py
+
 $(PEERS)/.ready: benchmarks/peers.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --requirement benchmarks/peers.txt
@@ -65,4 +85,4 @@ $(READY): pyproject.toml $(LOCK)
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) build .pytest_cache .ruff_cache report.html
+	rm -rf $(VENV) build .pytest_cache .ruff_cache report.html docs/_build docs/api docs/examples

@@ -1,10 +1,12 @@
 """The statistician's questions at n = 100,000 and p = 50: seconds, with the agreement to a truth beside every one.
 
-python benchmarks/desk.py [n [p]]
+    python benchmarks/desk.py [n [p]]          # prints one JSON line a question; `make people` keeps them and writes the table
 """
 
 from __future__ import annotations
 
+import datetime
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -19,11 +21,13 @@ REFITTED = (7, 5000, 31000)
 
 
 def timed(name: str, ask: Callable[[], Any], agreement: Callable[[Any], float]) -> None:
-    """Print how long an answer takes and how far it is from the truth."""
+    """Print how long an answer takes and its relative error."""
     start = time.perf_counter()
     answer = ask()
     seconds = time.perf_counter() - start
-    print(f"{name:44} {seconds:8.2f} s   {agreement(answer):.1e}", flush=True)
+    model, question = name.split(": ")
+    line = {"model": model, "question": question, "seconds": round(seconds, 3), "relative_error": agreement(answer)}
+    print(json.dumps({"date": datetime.date.today().isoformat()} | line), flush=True)
 
 
 def main(n: int = 100_000, p: int = 50) -> None:
@@ -36,7 +40,6 @@ def main(n: int = 100_000, p: int = 50) -> None:
         "Logit": (rng.uniform(size=n) < 1 / (1 + np.exp(-eta))).astype(float),
     }
     which = [place % n for place in REFITTED]
-    print(f"{'question':44} {'seconds':>10}   relative error")
     for name, y in outcomes.items():
         model = sm.OLS if name == "OLS" else sm.Logit
         how = {} if name == "OLS" else {"disp": 0, "tol": 1e-12}

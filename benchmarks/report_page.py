@@ -1,12 +1,13 @@
 """The report's page: bytes, and seconds until it can be used, at 1,797 digits and at 100,000 rows.
 
-    python benchmarks/report_page.py          # prints one JSON line a page
+    python benchmarks/report_page.py          # prints one JSON line a page; `make people` keeps them and writes the table
 
 Needs Chromium and playwright. Times are medians of five loads; sorting and searching are over all rows.
 """
 
 from __future__ import annotations
 
+import datetime
 import json
 import shutil
 import statistics
@@ -84,7 +85,8 @@ def main() -> None:
             path, started = Path(folder) / f"{build.__name__}.html", time.perf_counter()
             build(path)
             seconds = round(time.perf_counter() - started, 2)
-            line = {"page": build.__name__, "bytes": path.stat().st_size, "build_seconds": seconds}
+            about = {"date": datetime.date.today().isoformat(), "browser": browser.version}
+            line = about | {"page": build.__name__, "bytes": path.stat().st_size, "build_seconds": seconds}
             print(json.dumps(line | measured(browser, path)))
         browser.close()
 
