@@ -87,26 +87,44 @@ def fashion() -> Path:
     return target
 
 
-def concrete() -> Path:
-    """1,030 mixtures of concrete and their strength (R's `modeldata` 1.1.0 in Debian, MIT; UCI): X (n, 8), y (n,), columns."""
+def modeldata(name: str):
+    """A data frame of R's `modeldata` 1.1.0 in Debian (MIT)."""
     import rdata
 
+    archive, base = debian(MODELDATA, MODELDATA_SHA256), "./usr/lib/R/site-library/modeldata/data/Rdata."
+    index = rdata.conversion.convert(rdata.parser.parse_data(zlib.decompress(member(archive, base + "rdx"), 47)))
+    start, length = (int(number) for number in index["variables"][name])
+    packed = member(archive, base + "rdb")[start : start + length]
+    kinds = {b"Z": lambda raw: lzma.decompress(raw, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "preset": 6}])}
+    unpack = kinds.get(packed[4:5])  # four bytes of length, then the kind of compression; raw LZMA2, else zlib
+    raw = zlib.decompress(packed[4:]) if unpack is None else unpack(packed[5:])
+    return rdata.conversion.convert(rdata.parser.parse_data(raw))
+
+
+def concrete() -> Path:
+    """1,030 mixtures of concrete and their strength (`modeldata`; UCI): X (n, 8), y (n,), columns."""
     target = FOLDER / "concrete.npz"
     if target.exists():
         return target
-    archive, base = debian(MODELDATA, MODELDATA_SHA256), "./usr/lib/R/site-library/modeldata/data/Rdata."
-    index = rdata.conversion.convert(rdata.parser.parse_data(zlib.decompress(member(archive, base + "rdx"), 47)))
-    start, length = (int(number) for number in index["variables"]["concrete"])
-    packed = member(archive, base + "rdb")[start : start + length]
-    assert packed[4:5] == b"Z"  # four bytes of length, then the kind of compression: raw LZMA2
-    raw = lzma.decompress(packed[5:], lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "preset": 6}])
-    table = rdata.conversion.convert(rdata.parser.parse_data(raw))
+    table = modeldata("concrete")
     values = table.to_numpy(dtype=np.float64)
     FOLDER.mkdir(exist_ok=True)
     np.savez_compressed(target, X=values[:, :-1], y=values[:, -1], columns=np.asarray(list(table.columns), dtype=str))
     return target
 
 
+def reviews() -> Path:
+    """4,000 reviews of food, great or not (`modeldata`'s small_fine_foods, training part; SNAP): texts (n,), great (n,)."""
+    target = FOLDER / "reviews.npz"
+    if target.exists():
+        return target
+    table = modeldata("training_data")
+    FOLDER.mkdir(exist_ok=True)
+    texts = np.asarray(table["review"].tolist(), dtype=str)
+    np.savez_compressed(target, texts=texts, great=(table["score"] == "great").to_numpy())
+    return target
+
+
 if __name__ == "__main__":
-    for dataset in (mnist, fashion, concrete):
+    for dataset in (mnist, fashion, concrete, reviews):
         print(dataset())
