@@ -43,24 +43,31 @@ def retrain(problem: Problem, count: int, seeds: int) -> SubsetTruth:
 
 
 def train(problem: Problem) -> None:
-    """The models that are scored, the checkpoints of the first, and what a training costs in processor seconds."""
+    """The models that are scored, and the checkpoints of the first."""
     training, folder = training_of(problem), problem.folder
     folder.mkdir(parents=True, exist_ok=True)
-    n = len(problem.train[1])
     if not (folder / "checkpoints.npz").exists():
         epochs = np.linspace(0, problem.epochs, CHECKPOINTS + 1).round().astype(int)[1:].tolist()
-        started = time.process_time()
         _keep(folder / "checkpoints.npz", training.trajectory(epochs, seed=FIRST))
-        seconds = {"one": time.process_time() - started}
-        half = random_subsets(n, 1, ALPHA)[0] / (ALPHA * n)
-        started = time.process_time()
-        training(half, FIRST)
-        seconds["half"] = time.process_time() - started
-        (folder / "training.json").write_text(json.dumps(seconds), "utf-8")
     if not (folder / "models.npz").exists():
-        seeds = list(range(FIRST, FIRST + problem.count))
+        seeds, n = list(range(FIRST, FIRST + problem.count)), len(problem.train[1])
         found = Retraining(training, jobs=1, road="one_by_one").all(np.full((len(seeds), n), 1 / n), seeds)
         _keep(folder / "models.npz", found)
+
+
+def clock(problem: Problem) -> None:
+    """What a training on everything and one on a half cost in processor seconds, once kernels are warm."""
+    training, path, n = training_of(problem), problem.folder / "training.json", len(problem.train[1])
+    if path.exists():
+        return
+    half = random_subsets(n, 1, ALPHA)[0] / (ALPHA * n)
+    training(half, FIRST)
+    seconds = {}
+    for name, weights in (("one", training.equal_weights), ("half", half)):
+        started = time.process_time()
+        training(weights, FIRST)
+        seconds[name] = time.process_time() - started
+    path.write_text(json.dumps(seconds), "utf-8")
 
 
 def _keep(path: Path, states: list[dict[str, torch.Tensor]]) -> None:
@@ -72,6 +79,7 @@ def main(name: str, count: int, seeds: int) -> None:
     problem = PROBLEMS[name]()
     TRUTHS.mkdir(exist_ok=True)
     train(problem)
+    clock(problem)
     truth = retrain(problem, count, seeds)
     truth.save(TRUTHS / f"{name}.npz")
     print(truth, flush=True)
