@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 LOCK := requirements/dev.lock
 
-.PHONY: demo test test-slow check format mutants data bench browser assets clean
+.PHONY: demo test test-slow check format mutants data bench quality browser assets clean
 
 demo: $(READY)
 	$(VENV)/bin/upweight demo --out .
@@ -47,6 +47,21 @@ BERGSON := benchmarks/.bergson
 
 bench: $(READY) $(PEERS)/.ready $(BERGSON)/.ready data
 	$(RUN) benchmarks/run.py $(WORKLOADS)
+
+# LDS of every method and of the peers: truths are part of the repository, models and scores are made anew where they are missing.
+SETTINGS ?= concrete fashion2k reviews mnist2k
+SUBSETS ?= 100
+SEEDS ?= 2
+
+quality: $(READY) $(PEERS)/.ready data
+	for setting in $(SETTINGS); do \
+		PYTHONPATH=benchmarks OMP_NUM_THREADS=1 $(RUN) benchmarks/quality/truth.py $$setting $(SUBSETS) $(SEEDS) && \
+		PYTHONPATH=benchmarks OMP_NUM_THREADS=1 $(RUN) benchmarks/quality/ours.py $$setting 30 && \
+		PYTHONPATH=benchmarks OMP_NUM_THREADS=1 $(PEERS)/bin/python benchmarks/quality/peers.py $$setting 3 || exit 1; \
+	done
+	PYTHONPATH=benchmarks OMP_NUM_THREADS=1 $(RUN) benchmarks/quality/responses.py
+	PYTHONPATH=benchmarks $(RUN) benchmarks/quality/score.py $(SETTINGS)
+	PYTHONPATH=benchmarks $(RUN) benchmarks/quality/page.py
 
 $(PEERS)/.ready: benchmarks/peers.txt
 	$(PYTHON) -m venv $(PEERS)

@@ -98,7 +98,7 @@ def main(name: str, models: int) -> None:
     """Everything that is not kept yet."""
     warnings.simplefilter("ignore")
     problem = PROBLEMS[name]()
-    kept, λ = Kept(problem.folder), problem.damping
+    kept, λ, models = Kept(problem.folder), problem.damping, min(models, problem.count)
     rng = np.random.default_rng(0)
     kept.put("random", "0", lambda: rng.standard_normal((len(problem.query[1]), len(problem.train[1]))))
     kept.put("loss", "0", lambda: loss(problem, 0))

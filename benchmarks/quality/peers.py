@@ -188,7 +188,7 @@ def main(name: str, models: int) -> None:
     problem = PROBLEMS[name]()
     kept, λ = Kept(problem.folder), problem.damping
     classes = problem.loss == "cross_entropy"
-    for k in range(models):
+    for k in range(min(models, problem.count)):
         dampings = {"kronfluence": 1e-8, "kronfluence-tenth": None, "kronfluence-λ": λ}
         kronfluence(kept, problem, k, "ekfac", False, dampings)
     kronfluence(kept, problem, 0, "ekfac", True, {"kronfluence-empirical": None})

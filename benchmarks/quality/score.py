@@ -20,8 +20,8 @@ from tqdm import tqdm
 from upweight.evaluate import LDS, Comparison, SubsetTruth, compare, lds
 
 RESULTS = Path(__file__).resolve().parent / "results.json"
-DRAWS = 400
-"""Resamples of subsets and queries; ten lie beyond each end of an interval."""
+DRAWS = 200
+"""Resamples of subsets and queries; five lie beyond each end of an interval."""
 
 MARGIN = 0.02
 """Of non-inferiority in LDS, stated before anything was measured."""

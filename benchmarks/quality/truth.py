@@ -28,11 +28,6 @@ def training_of(problem: Problem) -> Training:
     return Training(problem.build, problem.train, problem.loss, optimizer, problem.epochs, problem.batch, skip=True)
 
 
-def kept_truth(problem: Problem) -> SubsetTruth:
-    """The truth as far as it has been retrained."""
-    return SubsetTruth.load(TRUTHS / f"{problem.name}.npz")
-
-
 def retrain(problem: Problem, count: int, seeds: int) -> SubsetTruth:
     """The first subsets from the first seeds; what is finished, in this run or an earlier one, is not taken again."""
     study = uw.Study(problem.build(), problem.train, loss=problem.loss, curvature="identity")
@@ -75,14 +70,16 @@ def _keep(path: Path, states: list[dict[str, torch.Tensor]]) -> None:
 
 
 def main(name: str, count: int, seeds: int) -> None:
-    """One setting."""
-    problem = PROBLEMS[name]()
+    """One setting; a truth that is large enough already is left as it is."""
+    problem, path = PROBLEMS[name](), TRUTHS / f"{name}.npz"
     TRUTHS.mkdir(exist_ok=True)
     train(problem)
     clock(problem)
-    truth = retrain(problem, count, seeds)
-    truth.save(TRUTHS / f"{name}.npz")
-    print(truth, flush=True)
+    known = SubsetTruth.load(path) if path.exists() else None
+    if known is None or len(known.kept) < count or known.seeds < seeds:
+        known = retrain(problem, count, seeds)
+        known.save(path)
+    print(known, flush=True)
 
 
 if __name__ == "__main__":
