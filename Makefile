@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 LOCK := requirements/dev.lock
 
-.PHONY: demo test test-slow check format docs mutants rivals people data bench browser assets clean
+.PHONY: demo test test-slow check format docs mutants rivals people data bench quality browser assets clean
 
 demo: $(READY)
 	$(VENV)/bin/upweight demo --out .
@@ -67,6 +67,20 @@ people: $(READY) browser
 	$(RUN) benchmarks/report_page.py > benchmarks/report_page.jsonl
 	$(RUN) benchmarks/desk.py > benchmarks/desk.jsonl
 	$(RUN) benchmarks/tables.py
+# LDS of every method and of the peers: truths are part of the repository, models and scores are made anew where they are missing.
+SETTINGS ?= concrete fashion2k reviews mnist2k
+SUBSETS ?= 100
+SEEDS ?= 2
+
+quality: $(READY) $(PEERS)/.ready data
+	for setting in $(SETTINGS); do \
+		PYTHONPATH=benchmarks OMP_NUM_THREADS=1 $(RUN) benchmarks/quality/truth.py $$setting $(SUBSETS) $(SEEDS) && \
+		PYTHONPATH=benchmarks OMP_NUM_THREADS=1 $(RUN) benchmarks/quality/ours.py $$setting 30 && \
+		PYTHONPATH=benchmarks OMP_NUM_THREADS=1 $(PEERS)/bin/python benchmarks/quality/peers.py $$setting 3 || exit 1; \
+	done
+	PYTHONPATH=benchmarks OMP_NUM_THREADS=1 $(RUN) benchmarks/quality/responses.py
+	PYTHONPATH=benchmarks $(RUN) benchmarks/quality/score.py $(SETTINGS)
+	PYTHONPATH=benchmarks $(RUN) benchmarks/quality/page.py
 
 $(PEERS)/.ready: benchmarks/peers.txt
 	$(PYTHON) -m venv $(PEERS)

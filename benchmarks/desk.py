@@ -1,6 +1,6 @@
 """The statistician's questions at n = 100,000 and p = 50: seconds, with the agreement to a truth beside every one.
 
-    python benchmarks/desk.py [n [p]]          # prints one JSON line a question; `make people` keeps them and writes the table
+python benchmarks/desk.py [n [p]]          # prints one JSON line a question; `make people` keeps them and writes the table
 """
 
 from __future__ import annotations

@@ -39,7 +39,10 @@ def cell(found: dict[str, Any], plain: dict[str, Any]) -> str:
         return approximate(found, plain, warned)
     if found["error_to_exact"] < NEAR:
         return f"right, to {found['error_to_exact']:.0e}"
-    return bold(f"off by {found['error_to_exact']:.2g} of the truth's size (slope {found['slope']:.2f}, correlation {found['pearson']:.2f})", warned)
+    return bold(
+        f"off by {found['error_to_exact']:.2g} of the truth's size (slope {found['slope']:.2f}, correlation {found['pearson']:.2f})",
+        warned,
+    )
 
 
 def approximate(found: dict[str, Any], plain: dict[str, Any], warned: str) -> str:
@@ -64,7 +67,11 @@ def probed() -> str:
     libraries = {line["library"]: line for line in lines}
     situations = list(dict.fromkeys(line["situation"] for line in lines))
     by = {(line["library"], line["situation"]): line for line in lines}
-    rows = ["| what is done | " + " | ".join(f"{name} {one['version']}, {one['date']}" for name, one in libraries.items()) + " |"]
+    rows = [
+        "| what is done | "
+        + " | ".join(f"{name} {one['version']}, {one['date']}" for name, one in libraries.items())
+        + " |"
+    ]
     rows.append("|---" * (len(libraries) + 1) + "|")
     for situation in situations:
         cells = [cell(by[name, situation], by[name, situations[0]]) for name in libraries]

@@ -28,7 +28,16 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 def report_page() -> str:
     """Bytes and milliseconds of the report's page."""
     found = lines("report_page.jsonl")
-    head = ["page", "MB", "seconds to make", "ms until usable", "ms to sort all", "ms to search all", "elements", "heap MB"]
+    head = [
+        "page",
+        "MB",
+        "seconds to make",
+        "ms until usable",
+        "ms to sort all",
+        "ms to search all",
+        "elements",
+        "heap MB",
+    ]
     rows = [
         [
             PAGES[one["page"]],

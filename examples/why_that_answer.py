@@ -84,5 +84,7 @@ def margin(model):
     return float(p.log() - (1 - p).log())
 
 
-print(f"margin {margin(net):.2f}; without the twenty predicted {margin(net) + predicted:.2f}, retrained {margin(again):.2f}")
+print(
+    f"margin {margin(net):.2f}; without the twenty predicted {margin(net) + predicted:.2f}, retrained {margin(again):.2f}"
+)
 print(f"it is a {label}, was read as a {instead}, and is read as a {int(again(query[0]).argmax())} after retraining")

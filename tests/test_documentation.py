@@ -173,7 +173,9 @@ def test_no_block_is_of_a_kind_that_nothing_runs(page):
             case ["make", target]:
                 assert target in targets, line
             case ["pip", "install", *named_]:
-                wanted = [extra for word in named_ for found in re.findall(r"\[(.*)\]", word) for extra in found.split(",")]
+                wanted = [
+                    extra for word in named_ for found in re.findall(r"\[(.*)\]", word) for extra in found.split(",")
+                ]
                 assert set(wanted) <= set(extras), line
             case ["python", script, *_]:
                 assert (ROOT / script).is_file(), line

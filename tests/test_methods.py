@@ -86,6 +86,27 @@ def test_tracin_sums_products_over_checkpoints(case):
     assert relative(found, expected) < 1e-10
 
 
+def test_source_unrolls_segments_of_gradient_flow(case):
+    t, objective, *_ = case
+    models, rates = [moved(t.model, k) for k in range(3)], [3.0, 0.2, 1.0]
+    steps = [at(objective, model.state_dict()) for model in models]
+    carried, expected = plain_gradients(models[-1], t.Xt, t.yt), 0.0
+    for step, model, rate in zip(reversed(steps), reversed(models), reversed(rates), strict=True):
+        H = uw.curvature.ekfac(step).dense()
+        kept = torch.linalg.matrix_exp(-rate * H)
+        whole = torch.eye(len(H), dtype=H.dtype) - kept  # (I − e^{−rH})H⁺, and r where H is zero
+        values, Q = torch.linalg.eigh(H)
+        assert relative(Q.T @ whole @ Q, torch.diag(-torch.expm1(-rate * values))) < 1e-9
+        inner = torch.where(values > 1e-12, -torch.expm1(-rate * values) / values.clamp_min(1e-12), rate)
+        expected = expected + carried @ (Q * inner) @ Q.T @ plain_gradients(model, t.X, t.y).T
+        carried = carried @ kept
+    assert relative(uw.methods.source(steps, t.query, rates), expected) < 1e-8
+    with pytest.raises(ConfigError, match="above zero"):
+        uw.methods.source(steps[:1], t.query, [0.0])
+    with pytest.raises(ConfigError, match="1 and 2"):
+        uw.methods.source(steps[:1], t.query, [0.1, 0.2])
+
+
 def test_checkpoints_that_do_not_fit_are_refused():
     t = trained("mlp")
     objective = uw.Study(t.model, t.data, loss="cross_entropy").objective

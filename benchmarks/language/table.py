@@ -70,7 +70,9 @@ def _libraries(known: dict[str, Any]) -> list[str]:
         mine = {k: v for k, v in one["seconds"].items() if name != "upweight" or k in ("study", "fit", "score")}
         total, phases = sum(mine.values()), " + ".join(f"{k} {v:.3g}" for k, v in mine.items())
         scored = _between(agreed["lds"][name]) if name in agreed["lds"] else ""
-        lines.append(f"| {name} | {total:.3g} | {phases} | {total / one['epoch']:.1f} | {one['peak_mb']:,.0f} | {scored} |")
+        lines.append(
+            f"| {name} | {total:.3g} | {phases} | {total / one['epoch']:.1f} | {one['peak_mb']:,.0f} | {scored} |"
+        )
     text = (
         "A causal transformer (4 layers, 256 wide, 3.1M tracked parameters) of Python's standard library: pretrained here on its packages, fine-tuned on "
         f"2,048 sequences of 64 symbols; 50 queries. The truth is {agreed['halves']} fine-tunings on random halves, one seed; intervals are over halves and queries."

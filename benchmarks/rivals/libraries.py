@@ -64,7 +64,9 @@ def pydvl(given: Problem) -> Any:
 def kronfluence(given: Problem) -> Any:
     from kron import ekfac_scores
 
-    return ekfac_scores(Silent(), given.model, given.X, given.y, given.Xt, given.yt, PENALTY, batch=given.batch, empirical=True)
+    return ekfac_scores(
+        Silent(), given.model, given.X, given.y, given.Xt, given.yt, PENALTY, batch=given.batch, empirical=True
+    )
 
 
 class Silent:

@@ -29,7 +29,9 @@ def network(dropout: float = 0.0) -> nn.Module:
     """The same initial parameters whatever the dropout."""
     torch.manual_seed(0)
     first, last = nn.Linear(3, 4), nn.Linear(4, CLASSES)
-    return nn.Sequential(first, nn.Tanh(), nn.Dropout(dropout), last) if dropout else nn.Sequential(first, nn.Tanh(), last)
+    return (
+        nn.Sequential(first, nn.Tanh(), nn.Dropout(dropout), last) if dropout else nn.Sequential(first, nn.Tanh(), last)
+    )
 
 
 def problem(dropout: float = 0.0) -> Problem:
@@ -64,7 +66,10 @@ def exact(given: Problem) -> torch.Tensor:
 
     theta = torch.cat([named[name].flatten() for name in named if name in free])
     H = torch.autograd.functional.hessian(lambda t: losses(t, given.X, given.y).mean(), theta)
-    G, T = (torch.autograd.functional.jacobian(lambda t: losses(t, *of), theta) for of in ((given.X, given.y), (given.Xt, given.yt)))
+    G, T = (
+        torch.autograd.functional.jacobian(lambda t: losses(t, *of), theta)
+        for of in ((given.X, given.y), (given.Xt, given.yt))
+    )
     return T @ torch.linalg.solve(H + PENALTY * torch.eye(len(theta)).double(), G.T) / TRAIN
 
 

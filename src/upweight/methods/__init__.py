@@ -9,6 +9,7 @@ from upweight.methods.checkpoints import Adam, at, less, tracin
 from upweight.methods.likeness import bm25, representation_similarity
 from upweight.methods.products import grad_cos, grad_dot, relatif
 from upweight.methods.projected import logra, trackstar, trak
+from upweight.methods.segments import source
 from upweight.methods.tail_patch import tail_patch
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "logra",
     "relatif",
     "representation_similarity",
+    "source",
     "tail_patch",
     "tracin",
     "trackstar",

@@ -45,7 +45,7 @@ def tracin(checkpoints: Sequence[Objective], query: Any, rates: Sequence[float])
     Raises:
         ConfigError: not one rate a checkpoint.
     """
-    _require_as_many("tracin", checkpoints, rates)
+    require_as_many("tracin", checkpoints, rates)
     return torch.stack([eta * grad_dot(one, query) for one, eta in zip(checkpoints, rates, strict=True)]).sum(0)
 
 
@@ -92,7 +92,7 @@ def less(
     Error and cost:
         n·p numbers a checkpoint.
     """
-    _require_as_many("less", checkpoints, rates, moments)
+    require_as_many("less", checkpoints, rates, moments)
     scores = []
     for one, eta, adam in zip(checkpoints, rates, moments, strict=True):
         asked, updates = rows(one, query).dense(), adam.update(rows(one).dense())
@@ -107,7 +107,8 @@ def cosines(first: Float[Tensor, "m p"], second: Float[Tensor, "n p"]) -> Float[
     return units[0] @ units[1].T
 
 
-def _require_as_many(name: str, checkpoints: Sequence[Any], *others: Sequence[Any]) -> None:
+def require_as_many(name: str, checkpoints: Sequence[Any], *others: Sequence[Any]) -> None:
+    """Refuse unless there is one of each a checkpoint, and at least one.  ConfigError."""
     counts = [len(checkpoints), *map(len, others)]
     if len(set(counts)) > 1 or not counts[0]:
         raise ConfigError(

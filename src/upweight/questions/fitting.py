@@ -34,7 +34,13 @@ def query_parts(question: Question) -> list[Any]:
     if SURELY * len(examples) * objective.space.size * objective.theta.element_size() <= objective.room.queries:
         return [query]
     settings = fitted.settings
-    task = Task(objective.count, len(examples), memory=settings.budget, fisher=settings.fisher, bounded=settings.memory is not None)
+    task = Task(
+        objective.count,
+        len(examples),
+        memory=settings.budget,
+        fisher=settings.fisher,
+        bounded=settings.memory is not None,
+    )
     size = query_chunk(shape_of(fitted.engine), task)
     if size >= len(examples):
         return [query]
