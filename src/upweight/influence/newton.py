@@ -22,7 +22,8 @@ class NewtonStep:
         contribution ε·I_up,params(z) = −εH⁻¹∇L                  [KL17 A11]
         remainder    step − constant − contribution, O(ε‖g‖ + ε²)
 
-    Every field but epsilon and train_ids is (k, p), one row a training point, in the units of θ.
+    Every field but epsilon, damping and train_ids is (k, p), one row a training point, in the units of θ. Where the study is
+    damped, H is H + λI in all of them: away from a minimum H need not be positive definite.
     """
 
     train_ids: np.ndarray
@@ -30,6 +31,7 @@ class NewtonStep:
     step: np.ndarray
     constant: np.ndarray
     contribution: np.ndarray
+    damping: float = 0.0
 
     @property
     def remainder(self) -> np.ndarray:
@@ -39,8 +41,9 @@ class NewtonStep:
     def __repr__(self) -> str:
         size = np.linalg.norm(self.step, axis=-1).max()
         left = np.linalg.norm(self.remainder, axis=-1).max()
+        damped = f" and λ = {self.damping:.3g}" if self.damping else ""
         return (
-            f"NewtonStep for {len(self.train_ids)} training point(s) at ε = {self.epsilon:.3g}: ‖step‖ up to {size:.3g}; the constant, "
+            f"NewtonStep for {len(self.train_ids)} training point(s) at ε = {self.epsilon:.3g}{damped}: ‖step‖ up to {size:.3g}; the constant, "
             f"the same for every point, has ‖·‖ {np.linalg.norm(self.constant[0]):.3g}; constant + contribution leaves out {left:.3g}."
         )
 

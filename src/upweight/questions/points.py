@@ -127,16 +127,18 @@ def leverage(fitted: Fitted, aloud: bool = True) -> np.ndarray:
 
 
 def newton_step(fitted: Fitted, which: Any, epsilon: float) -> NewtonStep:
-    """A7 at each point, and its A11 split; H is the exact Hessian, undamped.
+    """A7 at each point, and its A11 split; H is the exact Hessian, with the study's damping where it has one.
 
     Raises:
-        ConfigError: the study's curvature is another matrix, or a damped one.
+        ConfigError: the study's curvature is another matrix.
     """
-    if fitted.kind != "hessian" or fitted.exact.damping:
+    if fitted.kind != "hessian":
         raise ConfigError(
-            f"newton_step found curvature={fitted.kind!r} with damping {fitted.settings.damping}. Expected the exact Hessian without damping: build the study with neither."
+            f"newton_step found curvature={fitted.kind!r}. Expected the exact Hessian: build the study with curvature='hessian'."
         )
     places, share = fitted.positions(which), fitted.share(1.0)
+    whole = fitted.exact.curvature.matrix.clone()
+    whole.diagonal().add_(fitted.exact.damping)
     steps, rows = [], []
     for place in places:
         one = Chosen(fitted.objective.examples, np.asarray([place]))
@@ -147,7 +149,7 @@ def newton_step(fitted: Fitted, which: Any, epsilon: float) -> NewtonStep:
         gradient = fitted.gradient
         steps.append(
             undropped_step(
-                fitted.exact.curvature.matrix,
+                whole,
                 gradient,
                 curvature,
                 row,
@@ -159,7 +161,8 @@ def newton_step(fitted: Fitted, which: Any, epsilon: float) -> NewtonStep:
         rows.append(row)
     constant = stacked([-fitted.pending] * len(places))
     contribution = float(epsilon) * stacked([-(row @ fitted.exact.inverse.T) for row in rows])
-    return NewtonStep(fitted.objective.examples.ids[places], float(epsilon), stacked(steps), constant, contribution)
+    ids = fitted.objective.examples.ids[places]
+    return NewtonStep(ids, float(epsilon), stacked(steps), constant, contribution, fitted.exact.damping)
 
 
 def _say_what_stands_in(fitted: Fitted) -> None:

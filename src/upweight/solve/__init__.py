@@ -8,6 +8,7 @@ from upweight.solve.lanczos import lanczos
 from upweight.solve.low_rank import LowRankInverse
 from upweight.solve.neumann import Neumann
 from upweight.solve.nystrom import nystrom, nystrom_preconditioner
+from upweight.solve.or_else import OrElse
 from upweight.solve.verdict import Solution, Verdict
 from upweight.solve.woodbury import WoodburyInverse, woodbury
 
@@ -21,6 +22,7 @@ __all__ = [
     "LowRankInverse",
     "Mixture",
     "Neumann",
+    "OrElse",
     "Ridge",
     "Segment",
     "Solution",

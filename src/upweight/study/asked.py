@@ -241,6 +241,6 @@ class Asked:
             NewtonStep with .step (exact), .constant, .contribution and .remainder, each (k, p).
 
         Raises:
-            ConfigError: the study's curvature is not the exact, undamped Hessian.
+            ConfigError: the study's curvature is not the exact Hessian. Where the study is damped, H is H + λI.
         """
         return points.newton_step(self.fitted, which, epsilon)
