@@ -65,7 +65,7 @@ def _gathered(model: nn.Module, fold: Fold) -> nn.Module:
             f"the shards of the model could not be gathered: {error}. Expected every rank to hold its own; build the study on all of them."
         ) from error
     for module in wrapped:
-        memo[id(module)] = (kind := type(module).__mro__[2]).__new__(kind)  # the class it had, after FSDPModule
+        memo[id(module)] = (kind := type(module).__mro__[2]).__new__(kind)  # pyright: ignore - the class it had, after FSDPModule
     for module in wrapped:
         memo[id(module)].__dict__.update(copy.deepcopy(_own(module), memo))
     return copy.deepcopy(model, memo)

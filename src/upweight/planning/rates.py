@@ -65,7 +65,7 @@ def _products(engine: Engine, shape: ModelShape, clock: Clock) -> float:
 
     def turn() -> None:
         with fast_float32():
-            rows @ (other.T @ rows).T
+            torch.mm(rows, (other.T @ rows).T)
 
     return 4.0 * ROWS * i * o / _seconds(turn, clock)
 

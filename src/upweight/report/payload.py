@@ -125,7 +125,7 @@ def _queries(found: Gathered, shown: Shown | None, listed: Any) -> dict[str, Any
     asked = (None, *map(int, found.shown))
     for query, row, (helped, hurt) in zip(asked, (found.mean, *found.each.values), listed, strict=True):
         sides = {"helped": helped, "hurt": hurt}
-        entries.append({side: [_entry(shown, query, int(p), row[p]) for p in at] for side, at in sides.items()})
+        entries.append({side: [_entry(shown, query, int(p), float(row[p])) for p in at] for side, at in sides.items()})
     where, chosen = found.shown, found.queries.at(found.shown)
     return _columns(chosen) | {
         "count": len(found.examples),

@@ -237,7 +237,14 @@ def _codec(
     pad = getattr(getattr(model, "config", None), "pad_token_id", None)
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     return SequenceCodec(
-        int(embedding.num_embeddings), 0 if pad is None else int(pad), None, names, outputs, kind, dtype, collate
+        int(embedding.num_embeddings),  # pyright: ignore - asked for above
+        0 if pad is None else int(pad),
+        None,
+        names,
+        outputs,
+        kind,
+        dtype,
+        collate,
     )
 
 
