@@ -1,4 +1,4 @@
-"""A layer that no training point reaches takes no part, and is named; it used to be a refusal."""
+"""A layer that no training point reaches takes no part, and is named."""
 
 import numpy as np
 import pytest

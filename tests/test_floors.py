@@ -1,6 +1,7 @@
 """The house: floors are climbed downwards only, the two wings keep apart, files and functions stay short."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,16 @@ def imports(path: Path):
             parts = name.split(".")
             if parts[0] == "upweight" and len(parts) > 1 and parts[1] in FLOOR:
                 yield parts[1]
+
+
+def test_the_plan_for_contributors_puts_every_room_on_its_floor():
+    page = (ROOT.parent.parent / "CONTRIBUTING.md").read_text("utf-8")
+    found = {}
+    for first, last, rooms in re.findall(r"^\| (\d+)(?:-(\d+))? \| (.*) \|$", page, re.M):
+        for room in re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", rooms)):
+            found[room] = (int(first), int(last or first))
+    assert set(found) == set(FLOOR) - {"__init__"}
+    assert all(least <= FLOOR[room] <= most for room, (least, most) in found.items())
 
 
 def test_every_room_has_a_floor():

@@ -9,7 +9,8 @@ import upweight as uw
 from cases import classification, pearson, slope
 from upweight.curvature.most_curved import most_curved
 from upweight.curvature.products import curvature_products, root_rows
-from upweight.fitted.solvers import ITERATIVE
+from upweight.fitted.settings import STRUCTURED
+from upweight.fitted.solvers import ITERATIVE, PRECONDITIONERS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::upweight.errors.NotStationaryWarning"),
@@ -39,8 +40,7 @@ def truth():
     [
         ("block_cg", 1e-6),
         (uw.Solver("block_cg", tolerance=1e-10), 1e-9),
-        (uw.Solver("block_cg", precondition="ekfac"), 1e-6),
-        (uw.Solver("block_cg", precondition="none"), 1e-6),
+        *((uw.Solver("block_cg", precondition=name), 1e-6) for name in PRECONDITIONERS),
         ("woodbury", 1e-10),
         (uw.Solver("lanczos", rank=73, steps=73), 1e-8),
         (uw.Solver("nystrom", rank=73), 1e-6),
@@ -63,6 +63,10 @@ def test_stochastic_series_come_close_in_slope_and_rank(solver):
     assert pearson(found.values, truth()) > 0.995
     assert 0.95 < slope(found.values, truth()) < 1.05
     assert solver.name[:2].lower() in found.verdict.lower() and "residual" in found.verdict
+
+
+def test_every_structured_curvature_can_precondition():
+    assert set(STRUCTURED) - {"identity"} <= set(PRECONDITIONERS)
 
 
 def test_astra_needs_fewer_steps_than_lissa_for_the_same_error():
@@ -132,7 +136,7 @@ def test_linear_models_have_cheaper_exact_solvers(name):
         (lambda: uw.Solver("lissa", steps=2.5), "a whole number above zero"),
         (lambda: uw.Solver("lanczos", rank=True), "a whole number above zero"),
         (lambda: uw.Solver("block_cg", tolerance=float("inf")), "above zero"),
-        (lambda: uw.Solver("block_cg", precondition="jacobi"), "Expected one of curved, ekfac, none"),
+        (lambda: uw.Solver("block_cg", precondition="jacobi"), "Expected one of curved, ekfac, kfac"),
     ],
 )
 def test_solver_options_that_cannot_be_meant_are_refused(make, words):

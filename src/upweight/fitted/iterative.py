@@ -29,7 +29,17 @@ from upweight.fitted.solvers import Solver
 from upweight.linop import Diagonal
 from upweight.objective.data import Chosen
 from upweight.router import keeps_directions, route_inverse
-from upweight.solve import BlockCG, Inverse, Neumann, Verdict, inverse, lanczos, nystrom, woodbury
+from upweight.solve import (
+    BlockCG,
+    Inverse,
+    Neumann,
+    Verdict,
+    inverse,
+    lanczos,
+    nystrom,
+    nystrom_preconditioner,
+    woodbury,
+)
 from upweight.solve.verdict import in_units
 from upweight.space import LinearLayout
 
@@ -135,9 +145,10 @@ class Network:
             objective.weights[places],
         )
 
-    def preconditioner(self) -> Callable[[Tensor], Tensor]:
-        """V ↦ V(EK-FAC + λI)⁻¹."""
-        found = inverse(self.blocked.curvature.damped(self.blocked.damping))
+    def preconditioner(self, kind: str = "ekfac") -> Callable[[Tensor], Tensor]:
+        """V ↦ V(M + λI)⁻¹ for a structured curvature M, EK-FAC by default."""
+        blocks = self.blocked if self.blocked.kind == kind else replace(self.blocked, kind=kind, known=None)
+        found = inverse(blocks.curvature.damped(self.blocked.damping))
         return lambda rows: rows.to(self.dtype) @ found
 
     def verdict(self, method: str) -> Verdict:
@@ -149,6 +160,8 @@ class Network:
         """A solver's own verdict with λ in the unit of this study, and which matrix it is of."""
         return replace(self.verdict(verdict.method), iterations=verdict.iterations, residual=verdict.residual)
 
+
+SPELLED = {"ekfac": "EK-FAC", "kfac": "K-FAC"}
 
 NAMES = {"ggn": "Gauss-Newton matrix", "hessian": "Hessian"}
 
@@ -184,7 +197,11 @@ def _conditioned(network: Network, fast: GaussNewton | Differentiated) -> tuple[
         return f", preconditioned by the {len(found.rows)} rows that hold {found.share:.0%} of the curvature,", found
     if wanted == "none":
         return "", lambda rows: rows.to(network.dtype)
-    return ", preconditioned by EK-FAC,", network.preconditioner()
+    if wanted == "nystrom":
+        blocked, seed = network.blocked, network.blocked.settings.seed
+        sketch = nystrom_preconditioner(network.products(0.0), network.rank, blocked.damping, seed)
+        return f", preconditioned by a Nyström sketch of rank {network.rank},", sketch
+    return f", preconditioned by {SPELLED.get(wanted, wanted)},", network.preconditioner(wanted)
 
 
 def _lissa(network: Network) -> Inverse:

@@ -32,7 +32,8 @@ ITERATIVE = {
 """One row a solver of exact curvature by its products; how it is built is its row in ``iterative.BUILT``."""
 
 SOLVERS = ("auto", "cholesky", *ITERATIVE)
-PRECONDITIONERS = ("curved", "ekfac", "none")
+PRECONDITIONERS = ("curved", "ekfac", "kfac", "kfac_reduce", "block_diagonal", "diagonal", "nystrom", "none")
+"""Of block conjugate gradients: rows of the curvature itself, its structured forms, a low rank of it, nothing."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ class Solver:
         rank: eigenvalues kept.
         scale: σ of a Neumann series; measured on minibatches by default.
         repeats, minibatch: independent series, and examples of each of their steps.
-        precondition: 'curved' (the examples that bend most, exactly), 'ekfac' or 'none'; by default 'curved' where
-            examples have few outputs.
+        precondition: 'curved' (the examples that bend most, exactly), a structured curvature ('ekfac', 'kfac',
+            'kfac_reduce', 'block_diagonal', 'diagonal'), 'nystrom' (a hundred eigenvalues) or 'none'; by default 'curved'
+            where examples have few outputs.
 
     Raises:
         ConfigError: an unknown name, an option this solver has not, or one that is not above zero.

@@ -152,7 +152,7 @@ def _solutions(fitted: Fitted, measured: Measurement, lower: Lower | None) -> It
                 raise
             break
         before, left = left, wanted - product(answer)
-        left = inverse.project(left) if hasattr(inverse, "project") else left  # pyright: ignore
+        left = inverse.project(left)
         reached = float((left.norm(dim=1) / scale).max())
         verdict = replace(inverse.verdict, residual=reached)
         yield of_rows(fitted, answer, str(verdict), layouts, left)

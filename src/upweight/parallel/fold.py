@@ -101,8 +101,3 @@ class Here(Fold):
 
 
 HERE = Here()
-
-
-def agreed(fold: Fold, phase: str, value: Any) -> Any:
-    """The value of the first rank that has one: for words, and for what a rank without examples cannot know."""
-    return next((one for one in fold.exchanged(phase, value) if one is not None), None)

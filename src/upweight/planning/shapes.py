@@ -10,7 +10,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from upweight.gradients import Engine, LinearEngine, NetworkEngine
 from upweight.gradients.guard import as_found
-from upweight.tiles import Jacobian
 from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian
 
 SAMPLED = 2
@@ -77,7 +76,7 @@ def shape_of(engine: Engine) -> ModelShape:
     objective = engine.objective
     batch = objective.moved(objective.examples.read(slice(0, min(SAMPLED, objective.count))))
     outputs, targets, jacobian = engine.linearised(batch)
-    layers = tuple(_layer(one) for one in _pulled(jacobian, objective.loss.gradient(outputs, targets)))
+    layers = tuple(_layer(one) for one in jacobian.pulled([objective.loss.gradient(outputs, targets)]))
     held = engine.held if isinstance(engine, NetworkEngine) else sum(one.inputs + one.outputs for one in layers)
     return ModelShape(
         layers,
@@ -88,10 +87,6 @@ def shape_of(engine: Engine) -> ModelShape:
         held,
         isinstance(engine, LinearEngine),
     )
-
-
-def _pulled(jacobian: Jacobian, slopes: torch.Tensor) -> tuple[LayerJacobian, ...]:
-    return jacobian.pulled([slopes])
 
 
 def _layer(layer: LayerJacobian) -> LayerShape:

@@ -84,5 +84,9 @@ class BlockCG(Iterated):
         reached = residual <= self.tolerance
         return Solution(answer * scale, replace(self.verdict, residual=residual, iterations=taken, converged=reached))
 
+    def project(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
+        """Rows without their part along the gauge."""
+        return off_gauge(rows, self.gauge)
+
     def _preconditioned(self, rows: Tensor) -> Tensor:
         return off_gauge(self.precondition(rows), self.gauge)

@@ -31,6 +31,10 @@ class Inverse(LinearOperator):
 
     verdict: Verdict
 
+    def project(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
+        """Rows without what A is not inverted on: its gauge, where it has one."""
+        return rows
+
     def solve(self, rows: Float[Tensor, "k p"]) -> Solution:
         """V A⁻¹ with the verdict on these very rows; a direct method's is the same for all."""
         return Solution(self.after(rows), self.verdict)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from upweight.errors import CorruptStore, StoreError, StoreLocked
 from upweight.store.files import forget_partial, in_words, make_folder, write_whole
@@ -140,8 +141,6 @@ def locked(folder: Path) -> Iterator[None]:
         StoreLocked: another writer holds it.
         StoreError: the folder holds other things.
     """
-    from filelock import FileLock, Timeout
-
     make_folder(folder)
     _require_own(folder)
     with in_words(folder / LOCK):
