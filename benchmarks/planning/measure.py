@@ -20,7 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).with_name("measured.json")
-MODELS = {"mlp": 8000, "cnn": 1000, "transformer": 256}
+MODELS = {"mlp": 4000, "cnn": 500, "transformer": 128}
 METHODS = ("ekfac", "kfac", "diagonal", "self_influence, ekfac", "index, ekfac", "ekfac, 500 MB")
 QUERIES = {"mlp": 200, "cnn": 100, "transformer": 32}
 

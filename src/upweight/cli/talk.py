@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from upweight.errors import (
     ConfigError,
+    DistributedError,
     InputError,
     MissingExtraError,
     ModelError,
@@ -34,6 +35,7 @@ EXIT_CODES: list[tuple[type[UpweightError], int]] = [
     (NumericalError, 4),
     (StoreError, 5),
     (ResourceError, 6),
+    (DistributedError, 6),
     (MissingExtraError, 6),
 ]
 """2 usage, 3 input refused, 4 numerical, 5 store, 6 resource; 130 is an interrupted, resumable run."""
