@@ -68,7 +68,7 @@ def test_work_grows_as_the_equations_say():
 
 def test_less_memory_means_smaller_batches_and_fewer_queries_at_a_time():
     wide = ModelShape((LayerShape(128, 1025, 4096, count=8),), 1e9, 5000, 10**8, 4, 8 * 128 * 5121)
-    rich, poor = (Task(10**5, 1000, memory=10**k, fisher="sampled", bounded=True) for k in (12, 9))
+    rich, poor = (Task(10**5, 1000, memory=10**k, fisher="sampled", bounded=True) for k in (13, 9))
     assert tile_bytes(wide, poor) < tile_bytes(wide, rich) or tile_bytes(wide, poor) <= 3 * 10**9 / 8 * 2
     assert 1 <= query_chunk(wide, poor) < query_chunk(wide, rich) == 1000
     assert method_work("ekfac", wide, poor).peak < method_work("ekfac", wide, rich).peak
