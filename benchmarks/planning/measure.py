@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).with_name("measured.json")
 MODELS = {"mlp": 4000, "cnn": 500, "transformer": 128}
-METHODS = ("ekfac", "kfac", "diagonal", "self_influence, ekfac", "index, ekfac", "ekfac, 500 MB")
+METHODS = ("ekfac", "self_influence, ekfac", "kfac", "ekfac, 500 MB", "index, ekfac", "diagonal")
 QUERIES = {"mlp": 200, "cnn": 100, "transformer": 32}
 
 
@@ -95,8 +95,8 @@ def take(model: str, method: str) -> dict[str, Any]:
 def main() -> None:
     found = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else []
     done = {(one["model"], one["method"]) for one in found}
-    for model in MODELS:
-        for method in METHODS:
+    for method in METHODS:
+        for model in MODELS:
             if (model, method) in done:
                 continue
             command = [sys.executable, __file__, model, method]

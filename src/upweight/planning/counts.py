@@ -168,10 +168,13 @@ def query_bytes(shape: ModelShape, task: Task) -> float:
     Where a bound is kept to it is what written-out rows hold, since a truncation may turn out not to do.
     """
     exact = task.bounded or 2.0 * shape.tracked * task.queries * task.points <= EXACT_FLOPS
-    ready = 2 * max((i * o for _, _, i, o in shape.each()), default=0)  # copies while a layer is made ready
+    ready = largest = 0
     for count, s, i, o in shape.each():
         written = 2 * i * o
-        ready += count * (written if exact or s > 1 else min(written, (PAIR_RANK + 1) * (i + o)))
+        own = written if exact or s > 1 else min(written, (PAIR_RANK + 1) * (i + o))
+        ready += count * own
+        largest = max(largest, own if own == written else 0)
+    ready += largest  # copies while a layer is written out
     ready += sum(2 * one.count * one.width for one in shape.layers if not one.factored)
     return float(ready + AUTOGRAD * shape.held) * shape.item
 
