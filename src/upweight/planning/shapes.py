@@ -51,6 +51,7 @@ class ModelShape:
         parameters: of the whole model, tracked or not.
         item: bytes a number.
         held: numbers an example holds while its layers are captured.
+        edges: numbers of an example at the outputs of all watched layers: what is pulled back for a label.
         linear: linear in its parameters, so that curvature has closed forms.
     """
 
@@ -60,6 +61,7 @@ class ModelShape:
     parameters: int
     item: int = 4
     held: int = 0
+    edges: int = 0
     linear: bool = False
 
     @property
@@ -86,12 +88,20 @@ def shape_of(engine: Engine) -> ModelShape:
         sum(value.numel() for value in objective.model.parameters()),
         objective.theta.element_size(),
         held,
+        _edges(engine, batch, layers),
         isinstance(engine, LinearEngine),
     )
 
 
 def _pulled(jacobian: Jacobian, slopes: torch.Tensor) -> tuple[LayerJacobian, ...]:
     return jacobian.pulled([slopes])
+
+
+def _edges(engine: Engine, batch: object, layers: tuple[LayerShape, ...]) -> int:
+    if not isinstance(engine, NetworkEngine):
+        return sum(one.positions * one.outputs for one in layers)
+    captured = engine.captured(batch)
+    return sum(call.shape.numel() for _, calls in captured.calls for call in calls) // captured.count
 
 
 def _layer(layer: LayerJacobian) -> LayerShape:
