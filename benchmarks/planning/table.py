@@ -42,8 +42,9 @@ def language_model(name: str, perceptrons_only: bool) -> ModelShape:
     shapes = tuple(LayerShape(SEQUENCE, i, o, count=layers) for i, o in tracked)
     weights = layers * sum(i * o for i, o in attention + perceptron)
     forward = 2.0 * SEQUENCE * (weights + d * vocabulary) + 4.0 * SEQUENCE**2 * d * layers
-    held = SEQUENCE * sum(one.count * (one.inputs + one.outputs) for one in shapes)
-    return ModelShape(shapes, forward, SEQUENCE * vocabulary, weights + d * vocabulary, 4, held)
+    held = SEQUENCE * sum(one.count * (2 * one.inputs + one.outputs) for one in shapes)
+    edges = SEQUENCE * sum(one.count * one.outputs for one in shapes)
+    return ModelShape(shapes, forward, SEQUENCE * vocabulary, weights + d * vocabulary, 4, held, edges)
 
 
 def large_rows() -> list[tuple[str, ...]]:

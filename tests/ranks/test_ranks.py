@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import upweight as uw
 from upweight.errors import ConfigError
@@ -147,7 +148,8 @@ def test_refits_are_taken_by_workers_of_dask_and_ray(backend, module):
 def test_without_torchrun_a_process_is_alone():
     assert uw.ranks() is HERE
     assert (HERE.share(7), HERE.exchanged("x", 3), HERE.size) == ((0, 7), [3], 1)
-    assert HERE.each("x", [2, 3], float, lambda k: (k,), lambda k: (k,)) == [(2,), (3,)]
+    halved = HERE.each("x", [2.0, 3.0], float, lambda k: (torch.tensor(k / 2),), lambda k: (torch.tensor(k),))
+    assert [float(one) for (one,) in halved] == [1.0, 1.5]
     with pytest.raises(ConfigError, match="timeout=0"):
         uw.ranks(timeout=0)
 

@@ -35,6 +35,7 @@ EXIT_CODES: list[tuple[type[UpweightError], int]] = [
     (NumericalError, 4),
     (StoreError, 5),
     (ResourceError, 6),
+    (DistributedError, 6),
     (MissingExtraError, 6),
     (DistributedError, 6),
 ]

@@ -71,7 +71,8 @@ def measure_accuracy(fitted: Fitted, basis: Basis, rounding: Rounding, tile: int
     measured = question.measured
     assert measured is not None
     theta = fitted.objective.theta
-    whole = not fitted.structured or QUERIES * len(theta) * theta.element_size() <= held_bytes(fitted)
+    copies = 1 if fitted.settings.memory is None else 4  # while they are solved for
+    whole = not fitted.structured or copies * QUERIES * len(theta) * theta.element_size() <= held_bytes(fitted)
     points = sampled(fitted, POINTS if whole else _few(fitted))
     solved, kept, stored, exact = solve(fitted, measured) if whole else None, [], [], []
     for _, layers, _ in gradients(fitted, points, tile):

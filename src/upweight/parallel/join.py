@@ -17,11 +17,11 @@ from upweight.parallel.ranks import Ranks
 _joined = itertools.count()
 
 
-def ranks(timeout: float = 1800.0, shares: Sequence[float] | None = None) -> Fold:
+def ranks(timeout: int | float = 1800.0, shares: Sequence[int | float] | None = None) -> Fold:
     """The processes torchrun started, for ``Study(..., ranks=uw.ranks())``; alone where there is one, so that a script runs without it.
 
     torch.distributed is started where it is not: gloo for what is on the CPU, NCCL for what is on a GPU. Every rank
-    has the same model and training set, asks the same questions in the same order, and gets the whole answer.
+    calls this, has the same model and training set, asks the same questions in the same order, and gets the whole answer.
 
     Args:
         timeout: seconds after which a rank that is waited for counts as lost, and the others end with a message.
@@ -36,7 +36,7 @@ def ranks(timeout: float = 1800.0, shares: Sequence[float] | None = None) -> Fol
     if not dist.is_available():
         return HERE
     if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        _start(timeout)
+        _start(float(timeout))
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return HERE
     wanted = _read_shares(shares, dist.get_world_size())
@@ -59,7 +59,7 @@ def _start(timeout: float) -> None:
         ) from error
 
 
-def _read_shares(shares: Sequence[float] | None, size: int) -> tuple[float, ...]:
+def _read_shares(shares: Sequence[int | float] | None, size: int) -> tuple[float, ...]:
     found = (1.0,) * size if shares is None else tuple(float(share) for share in shares)
     if len(found) != size or not all(0 <= share < float("inf") for share in found) or not sum(found) > 0:
         raise ConfigError(

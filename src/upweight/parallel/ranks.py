@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from upweight._typing import Tensor
@@ -125,7 +124,7 @@ class Ranks(Fold):
         return self
 
     def _group(self, tensor: Tensor) -> Any:
-        return self.groups[tensor.device.type]
+        return self.groups.get(tensor.device.type, self.groups["cpu"])  # gloo takes the rest as well
 
     def _broadcast(self, tensor: Tensor, owner: int) -> None:
         held = tensor.contiguous()
@@ -202,7 +201,7 @@ class Ranks(Fold):
         return f"{self.name}/{step}/{rank}"
 
 
-def shared_out(costs: Sequence[float], shares: Sequence[float]) -> list[int]:
+def shared_out(costs: Sequence[int | float], shares: Sequence[int | float]) -> list[int]:
     """Which rank takes which item, the dearest first to whoever would be done with it soonest; a share of zero takes none."""
     owners, load = [0] * len(costs), [0.0] * len(shares)
     able = [rank for rank, share in enumerate(shares) if share > 0]
@@ -210,8 +209,3 @@ def shared_out(costs: Sequence[float], shares: Sequence[float]) -> list[int]:
         owner = min(able, key=lambda r: ((load[r] + costs[item]) / shares[r], r))
         owners[item], load[owner] = owner, load[owner] + costs[item]
     return owners
-
-
-def empty_like(tensor: Tensor, *shape: int) -> Tensor:
-    """Room for a result of this shape, in the tensor's type and place."""
-    return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)

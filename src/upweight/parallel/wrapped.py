@@ -44,9 +44,7 @@ def _sharded(tensor: Any) -> bool:
 
 def _wrapped(model: nn.Module) -> list[nn.Module]:
     """Modules that fully_shard has given another class."""
-    from torch.distributed.fsdp import FSDPModule
-
-    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+    return [one for one in model.modules() if any(kind.__name__ == "FSDPModule" for kind in type(one).__mro__)]
 
 
 def _gathered(model: nn.Module, fold: Fold) -> nn.Module:

@@ -42,8 +42,8 @@ SAMPLED_QUERIES = 64
 DOUBLE = 8
 """Bytes of a float64 number, in which answers are given and matrices are factored."""
 
-AUTOGRAD = 3.0
-"""What a pass holds beside the numbers that are captured, in units of them: activations autograd keeps, and copies for the layers' products."""
+AUTOGRAD = 1.25
+"""What a pass holds in units of the numbers that are captured, which counts inputs twice: with what autograd keeps besides."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ def ekfac_factors(shape: ModelShape, task: Task) -> Work:
     again = 1 if k == 1 and task.fisher != "empirical" else 0  # a second draw of labels for Λ
     walks = 1 + k + again if keep else (2 + k + k)
     factors = (sides + shape.tracked) * shape.item
-    peak = factors + sides * shape.item + max(keep, tile_bytes(shape, task, k)) + tile_bytes(shape, task)
-    peak += 3 * DOUBLE * largest
+    walk = keep + tile_bytes(shape, task, k)
+    peak = factors + sides * shape.item + max(walk, keep + 3 * DOUBLE * largest)
     return Work("ekfac", n * shape.forward * walks, moments + turned, eigen, factors, peak=peak)
 
 
@@ -133,8 +133,8 @@ def kfac_factors(shape: ModelShape, task: Task) -> Work:
     n, k = task.points, task.labels(shape.outputs)
     found = ekfac_factors(shape, task)
     moments = sum(count * n * s * (i * i + k * o * o) for count, s, i, o in shape.each())
-    spared = max(kept_bytes(shape, task, k) - tile_bytes(shape, task, k), 0.0)
-    return replace(found, method="kfac", passes=n * shape.forward * (1 + k), products=moments, peak=found.peak - spared)
+    peak = found.peak - kept_bytes(shape, task, k)
+    return replace(found, method="kfac", passes=n * shape.forward * (1 + k), products=moments, peak=peak)
 
 
 def diagonal_factors(shape: ModelShape, task: Task) -> Work:
@@ -142,7 +142,7 @@ def diagonal_factors(shape: ModelShape, task: Task) -> Work:
     n, k = task.points, task.labels(shape.outputs)
     squares = sum(c * n * (2 if s == 1 else 2 * k * s) * i * o for c, s, i, o in shape.each())
     bytes_ = shape.tracked * shape.item
-    peak = 2 * bytes_ + tile_bytes(shape, task) + tile_bytes(shape, task, k) + 2 * TILE_BYTES
+    peak = 2 * bytes_ + tile_bytes(shape, task, k) + 2 * TILE_BYTES
     return Work("diagonal", n * shape.forward * (1 + k), squares, factors=bytes_, peak=peak)
 
 
@@ -168,12 +168,15 @@ def query_bytes(shape: ModelShape, task: Task) -> float:
     Where a bound is kept to it is what written-out rows hold, since a truncation may turn out not to do.
     """
     exact = task.bounded or 2.0 * shape.tracked * task.queries * task.points <= EXACT_FLOPS
-    ready = 0
+    ready = largest = 0
     for count, s, i, o in shape.each():
         written = 2 * i * o
-        ready += count * (written if exact or s > 1 else min(written, (PAIR_RANK + 1) * (i + o)))
+        own = written if exact or s > 1 else min(written, (PAIR_RANK + 1) * (i + o))
+        ready += count * own
+        largest = max(largest, own if own == written else 0)
+    ready += largest  # copies while a layer is written out
     ready += sum(2 * one.count * one.width for one in shape.layers if not one.factored)
-    return float(ready + AUTOGRAD * shape.held) * shape.item
+    return float(ready + shape.held) * shape.item
 
 
 def query_chunk(shape: ModelShape, task: Task) -> int:
@@ -261,15 +264,17 @@ def kept_bytes(shape: ModelShape, task: Task, k: int) -> float:
     return found if found <= Room(task.memory).kept else 0.0
 
 
-def tile_bytes(shape: ModelShape, task: Task, labels: int = 0) -> float:
-    """What a batch holds while it is captured, or once it is pulled back along so many labels."""
+def tile_bytes(shape: ModelShape, task: Task, labels: int = 1) -> float:
+    """What a batch holds while it is captured and pulled back along so many labels.
+
+    Several labels are put side by side, which copies; positions are brought to the second axis, which copies again.
+    """
     budget = Room(task.memory).batch
     if task.bounded:
         budget = 2 * budget // (1 + task.labels(shape.outputs))
     tile = min(4096, task.points, max(1, budget // max(1, shape.held * shape.item)))
-    if not labels:
-        return AUTOGRAD * tile * shape.held * shape.item
-    return float(tile * sum(count * s * (i + labels * o) for count, s, i, o in shape.each()) * shape.item)
+    copies = sum(count * s * o * (1 if s == 1 else 2) for count, s, _, o in shape.each()) if labels > 1 else 0
+    return float(tile * (AUTOGRAD * shape.held + labels * (shape.edges + copies)) * shape.item)
 
 
 METHODS: dict[str, Callable[[ModelShape, Task], Work]] = {

@@ -50,6 +50,7 @@ class ModelShape:
         parameters: of the whole model, tracked or not.
         item: bytes a number.
         held: numbers an example holds while its layers are captured.
+        edges: numbers of an example at the outputs of all watched layers: what is pulled back for a label.
         linear: linear in its parameters, so that curvature has closed forms.
     """
 
@@ -59,6 +60,7 @@ class ModelShape:
     parameters: int
     item: int = 4
     held: int = 0
+    edges: int = 0
     linear: bool = False
 
     @property
@@ -85,8 +87,16 @@ def shape_of(engine: Engine) -> ModelShape:
         sum(value.numel() for value in objective.model.parameters()),
         objective.theta.element_size(),
         held,
+        _edges(engine, batch, layers),
         isinstance(engine, LinearEngine),
     )
+
+
+def _edges(engine: Engine, batch: object, layers: tuple[LayerShape, ...]) -> int:
+    if not isinstance(engine, NetworkEngine):
+        return sum(one.positions * one.outputs for one in layers)
+    captured = engine.captured(batch)
+    return sum(call.shape.numel() for _, calls in captured.calls for call in calls) // captured.count
 
 
 def _layer(layer: LayerJacobian) -> LayerShape:
