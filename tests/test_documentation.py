@@ -75,6 +75,13 @@ PROMISED = {
         "10 appended, 2 deleted",
         r"(?m)^True ",
     ],
+    "docs/language-models.md": [
+        "Linear 27",
+        r"\(2, 2, 19\) True",
+        "Recording of 10 steps in 2 epochs",
+        r"\(2, 40\)",
+        "rounding",
+    ],
     "docs/penalty.md": [r"fixed_total  relative error \d\.\de-1\d", r"fixed_mean   relative error \d\.\de-0[12]"],
     "docs/report.md": [
         r"If you follow these 3 decisions \(2 relabelled, 1 dropped, 0 kept\)",
@@ -95,6 +102,7 @@ PROMISED = {
 LEFT = {
     "docs/checking.md": ["truth.npz", "runs"],
     "docs/index-store.md": ["index/manifest.json"],
+    "docs/language-models.md": ["report.html", "run/run.safetensors"],
     "docs/report.md": ["report.html"],
 }
 """Files a page's code leaves behind."""

@@ -22,6 +22,7 @@ from upweight.errors import (
     OrderError,
     ShapeError,
 )
+from upweight.store import Store
 
 transformers = pytest.importorskip("transformers")
 hf = uw.huggingface
@@ -306,6 +307,50 @@ def test_a_classifier_that_looks_for_the_last_token_needs_a_pad_token():
     assert relative(study.drop(train, order="first").values, by_hand(study, model, train, train, class_loss)) < 1e-6
 
 
+def test_a_compiled_model_is_scored_as_what_was_compiled():
+    model, train, query = gpt2(), sentences(8), sentences(2, 5)
+    found = hf.causal_lm(torch.compile(model), train, **EKFAC).drop(query, order="first")
+    assert relative(found.values, hf.causal_lm(model, train, **EKFAC).drop(query, order="first").values) < 1e-12
+    assert any("compiled model" in note for note in found.notes)
+
+
+def test_other_labels_for_a_sequence_are_learnt_in_their_place():
+    model, train, query = gpt2(), sentences(8), sentences(2, 5)
+    study, other = hf.causal_lm(model, train, **EKFAC), [1] * len(train[2]["input_ids"])
+    found = study.relabel({2: other}, query, order="first").values[:, 0]
+    names, P = list(study.objective.space.names), study.fitted.blocked.inverse.operator
+    moved = gradients(model, [{**train[2], "labels": other}, train[2]], names)
+    truth = -gradients(model, query, names) @ P @ (moved[0] - moved[1]) / 8
+    assert relative(found, truth) < 1e-6
+    with pytest.raises(LabelError, match="labels of its tokens"):
+        study.relabel({2: [[1, 2]]}, query, order="first")
+
+
+def test_a_padded_sorted_sharded_resumed_and_compressed_run_ranks_as_the_plain_one(tmp_path, monkeypatch):
+    model, train, query = gpt2(torch.float32), sentences(24), sentences(2, 5)
+    plain = hf.causal_lm(model, train, **EKFAC).drop(query, order="first").values
+    order = np.argsort([len(item["input_ids"]) for item in train])
+    rows = padded([train[k] for k in order], "left", 12)
+    study = hf.causal_lm(model, rows, ids=order, batch_size=5, **EKFAC)
+    settings = {"compression": "eigenbasis", "size": 300, "dtype": "int8", "rows_per_shard": 7, "progress": False}
+    real = Store.commit
+
+    def dying(store, kind, start, *rest):
+        if start >= 14:
+            raise KeyboardInterrupt
+        return real(store, kind, start, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "commit", dying)
+        with pytest.raises(KeyboardInterrupt):
+            uw.Index.build(study, tmp_path / "index", **settings)
+    uw.Index.build(study, tmp_path / "index", **settings)
+    found = uw.Index.open(tmp_path / "index", study).query(query, k=4, rerank=12)
+    for row, ids, values in zip(plain, found.top_ids, found.top, strict=True):
+        np.testing.assert_array_equal(ids, np.argsort(-row)[:4])
+        assert relative(values, row[ids]) < 1e-3
+
+
 class Rows(Dataset):
     def __init__(self, items):
         self.items = items
@@ -362,6 +407,11 @@ def test_bad_arguments_are_refused_in_words():
     model, train = gpt2(), sentences(6)
     with pytest.raises(ModelError, match="Expected a model of transformers"):
         hf.causal_lm("gpt2", train)
+    with pytest.raises(ModelError, match="returned no logits"):
+        hf.causal_lm(transformers.GPT2Model(model.config).eval(), train)
+    several = bert(num_labels=3, problem_type="multi_label_classification")
+    with pytest.raises(ShapeError, match="2 labels each"):
+        hf.sequence_classification(several, [{**item, "labels": [1.0, 0.0]} for item in train])
     with pytest.raises(ModelError, match="no input embedding"):
         hf.causal_lm(torch.nn.Linear(2, 2), train)
     with pytest.raises(ModelError, match="num_labels"):
@@ -381,6 +431,8 @@ def test_bad_arguments_are_refused_in_words():
         study.drop([{"input_ids": [1, 2], "labels": [-100, -100]}])
     with pytest.raises(ConfigError, match="whose tokens"):
         study.token_effects(train[:1], 0, of="both")
+    with pytest.raises(ConfigError, match="one number a query"):
+        study.token_effects(train[:1], 0, measure="prediction")
     with pytest.raises(ConfigError, match="one label an example"):
         hf.sequence_classification(bert(), labelled(6), **EKFAC).token_effects(labelled(1), 0)
     with pytest.raises(ModelError, match="no linear layer"):

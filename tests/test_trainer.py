@@ -22,8 +22,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 N, BATCH, EPOCHS = 10, 2, 2
-STEPS = EPOCHS * N // (2 * BATCH) + EPOCHS * (N % (2 * BATCH) > 0)
-"""Two batches a step; the last of an epoch may have one."""
+STEPS = EPOCHS * -(-N // (2 * BATCH))
+"""Two batches a step; the last of an epoch has one."""
 
 
 class Seen(Dataset):
@@ -114,6 +114,16 @@ def test_checkpoints_are_the_parameters_and_moments_of_that_moment(run):
     assert torch.equal(adam.mean, study.objective.space.flatten(mean)) and adam.step == STEPS
     with pytest.raises(ConfigError, match="no checkpoint after step 1"):
         recording.state(1)
+
+
+def test_a_checkpoint_without_moments_says_so(tmp_path):
+    recorder = hf.recorder(tmp_path / "kept", checkpoints=[1], moments=False)
+    trainer = trainer_of(gpt2(torch.float32), Seen(causal()), tmp_path, [recorder], max_steps=1)
+    trainer.train()
+    recording = hf.read_recording(tmp_path / "kept")
+    study = hf.causal_lm(trainer.model, sentences(N), **EKFAC)
+    with pytest.raises(ConfigError, match="has no exp_avg"):
+        hf.adam(recording, study, 1)
 
 
 def test_recorded_checkpoints_are_what_tracin_and_less_are_made_of(run):

@@ -1,7 +1,7 @@
 """An index of a million synthetic examples: built, opened again, and asked; and how its ends compare with the uncompressed ones.
 
 python index/million.py million-build     build it (data/index-million, half a gigabyte)
-python index/million.py million-query     open it and ask, once and once more
+python index/million.py million-query     open it and ask, once, and again; the fastest of five counts
 """
 
 from __future__ import annotations
@@ -55,9 +55,11 @@ def main(name: str, count: int = COUNT) -> None:
         return row.finish()
     with row.phase("open"):
         index = uw.Index.open(FOLDER, study)
-    for phase, queries in (("cold query", 1), ("warm query", 1), (f"{QUERIES} warm queries", QUERIES)):
+    for phase, queries in (("cold query", 1), *[("warm query", 1)] * 5, (f"{QUERIES} warm queries", QUERIES)):
+        before = row.seconds.get(phase, float("inf"))
         with row.phase(phase):
             found = index.query((Xt[:queries], yt[:queries]), k=20)
+        row.seconds[phase] = min(row.seconds[phase], before)  # the fastest of five, as of T_epoch
     with row.phase("ranked again"):
         again = index.query((Xt[:1], yt[:1]), k=20, rerank=200)
     truth = np.argsort(-study.drop((Xt[:5], yt[:5]), order="first").values, axis=1)[:, :20]

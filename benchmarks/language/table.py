@@ -75,7 +75,7 @@ def _libraries(known: dict[str, Any]) -> list[str]:
         )
     text = (
         "A causal transformer (4 layers, 256 wide, 3.1M tracked parameters) of Python's standard library: pretrained here on its packages, fine-tuned on "
-        f"2,048 sequences of 64 symbols; 50 queries. The truth is {agreed['halves']} fine-tunings on random halves, one seed; intervals are over halves and queries."
+        f"2,048 sequences of 64 symbols; 50 queries. Our factors are of every fourth sequence. The truth is {agreed['halves']} fine-tunings on random halves, one seed; intervals are over halves and queries."
     )
     return [text, "\n".join(lines)]
 

@@ -53,11 +53,8 @@ def adapt_module(model: nn.Module, data: Any, form: Form, ids: Any = None) -> Ad
             f"found a model of type {type(model).__name__}. Expected an nn.Module; for scikit-learn estimators use uw.from_sklearn(fitted, X, y)."
         )
     fold = form.ranks or HERE
-    notes: tuple[str, ...] = ()
-    if compiled(model):
-        model, notes = model._modules["_orig_mod"], (COMPILED,)  # pyright: ignore[reportAssignmentType]
-        assert isinstance(model, nn.Module)
-    model, said = plain_module(model, fold)
+    notes = (COMPILED,) if compiled(model) else ()
+    model, said = plain_module(uncompiled(model), fold)
     if form.device is not None:
         _same_device(model, form.device)
     tracked = _tracked(model, form.parameters)
@@ -87,6 +84,13 @@ def adapt_module(model: nn.Module, data: Any, form: Form, ids: Any = None) -> Ad
     )
     was_training = any(module.training for module in model.modules())
     return Adapted(objective, "fixed_mean", codec, (*notes, *said), was_training)
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module that torch.compile was given, where a model is what it returned; else the model."""
+    found = model._modules["_orig_mod"] if compiled(model) else model
+    assert isinstance(found, nn.Module)
+    return found
 
 
 def read_weights(weights: Any, count: int) -> Tensor:

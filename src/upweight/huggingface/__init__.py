@@ -24,6 +24,7 @@ from upweight.huggingface.heat import HeatMap, heat_map
 from upweight.methods.checkpoints import Adam
 from upweight.objective import Penalty
 from upweight.objective.tokens import IGNORED
+from upweight.parallel import Fold
 from upweight.study import Study
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def causal_lm(
     length: int | None = None,
     batch_size: int | str = "auto",
     precision: str | None = None,
+    ranks: Fold | None = None,
     **settings: Any,
 ) -> Study:
     """A study of a causal language model: what each training sequence did to the log-probability of others.
@@ -55,7 +57,7 @@ def causal_lm(
         parameters: 'auto' is the adapters of a model that has some, else the weights and biases of its linear layers
             but for the output embedding; names and patterns as for ``uw.Study``, '*' for all.
         length: to which sequences are padded, and which queries must keep within; the longest training sequence by default.
-        weights, penalty, ids, batch_size, precision, settings: as for ``uw.Study``.
+        weights, penalty, ids, batch_size, precision, ranks, settings: as for ``uw.Study``.
 
     Returns:
         A Study. Queries come in the same forms; ``measure=uw.huggingface.log_probability`` is the log-probability of their labels.
@@ -68,7 +70,7 @@ def causal_lm(
         Exact to rounding whatever the padding. Outputs are tokens × vocabulary numbers an example.
     """
     _require_known(settings)
-    form = Form(None, None, parameters, weights, penalty, batch_size, None, precision)
+    form = Form(None, None, parameters, weights, penalty, batch_size, None, precision, ranks)
     return _study(adapt_causal_lm(model, dataset, Asked(form, ids, length)), precision, settings)
 
 
@@ -83,6 +85,7 @@ def sequence_classification(
     length: int | None = None,
     batch_size: int | str = "auto",
     precision: str | None = None,
+    ranks: Fold | None = None,
     **settings: Any,
 ) -> Study:
     """A study of a sequence classifier: one label a sequence, in 'labels' or 'label', as a number or a name of the config.
@@ -94,7 +97,7 @@ def sequence_classification(
         NondeterministicModel: as for ``causal_lm``. ModelError: no config.num_labels. LabelError: an unknown class.
     """
     _require_known(settings)
-    form = Form(None, None, parameters, weights, penalty, batch_size, None, precision)
+    form = Form(None, None, parameters, weights, penalty, batch_size, None, precision, ranks)
     return _study(adapt_classification(model, dataset, Asked(form, ids, length)), precision, settings)
 
 
@@ -183,7 +186,14 @@ def log_probability(outputs: Float[Tensor, "b t v"], targets: Tensor) -> Float[T
 
 def _form(settings: dict[str, Any]) -> tuple[Form, dict[str, Any]]:
     """The form of a study, and settings that are not its."""
-    own = {"parameters": "auto", "weights": None, "penalty": None, "batch_size": "auto", "precision": None}
+    own = {
+        "parameters": "auto",
+        "weights": None,
+        "penalty": None,
+        "batch_size": "auto",
+        "precision": None,
+        "ranks": None,
+    }
     taken = {name: settings.get(name, default) for name, default in own.items()}
     rest = {name: value for name, value in settings.items() if name not in (*own, "ids", "length")}
     return Form(None, **taken), rest

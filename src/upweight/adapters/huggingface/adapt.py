@@ -34,7 +34,7 @@ from upweight.adapters.huggingface.sequences import (
     stacked_ids,
 )
 from upweight.adapters.huggingface.tracked import require_unmerged, tracked_parameters
-from upweight.adapters.torch import Form, adapt_module
+from upweight.adapters.torch import COMPILED, Form, adapt_module, uncompiled
 from upweight.errors import ConfigError, EmptyDataset, LabelError, ModelError, ShapeError
 from upweight.objective import Examples
 
@@ -186,6 +186,7 @@ def _adapted(
     model: nn.Module, data: Any, asked: Asked, kind: str, outputs: int, names: Mapping[str, int], loss: Any
 ) -> Adapted:
     _require_model(model)
+    given, model = model, uncompiled(model)
     codec = _codec(model, kind, outputs, names, asked.collate)
     items = codec.items(data, "training set")
     longest = max(len(item) for item in items)
@@ -198,7 +199,7 @@ def _adapted(
     assert isinstance(training, Sequences)
     forward = _forward(model, training, kind == "tokens")
     _checked(model, forward, training).require()
-    form, notes = _form(model, asked.form), list(asked.notes)
+    form, notes = _form(model, asked.form), [COMPILED] * (model is not given) + list(asked.notes)
     if asked.form.parameters == AUTO:
         notes.append(f"Tracked are {tracked_parameters(model)[1]}")
     padded = sum(item.on_padding for item in items)
