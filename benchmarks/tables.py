@@ -74,8 +74,9 @@ def with_tables(name: str) -> str:
     for (where, mark), table in TABLES.items():
         if where == name:
             between = re.compile(rf"(<!-- begin {mark} -->\n).*?(<!-- end {mark} -->)", re.S)
-            made = table()
-            page = between.sub(lambda found, made=made: f"{found[1]}\n{made}\n\n{found[2]}", page)
+            found = between.search(page)
+            assert found, f"docs/{name} has no marks for {mark}"
+            page = page[: found.start()] + f"{found[1]}\n{table()}\n\n{found[2]}" + page[found.end() :]
     return page
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 import warnings
 from dataclasses import dataclass
@@ -200,3 +203,21 @@ def test_every_public_name_is_on_the_api_page():
     listed = set(re.findall(r"^   ([\w.]+)$", (DOCS / "api.md").read_text("utf-8"), re.M))
     public = {f"upweight.{name}" if f"upweight.{name}" in listed else name for name in uw.__all__}
     assert public <= listed, f"add {public - listed} to docs/api.md"
+
+
+def test_generated_tables_say_what_the_results_say(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    tables = importlib.import_module("tables")
+    for name in {where for where, _ in tables.TABLES}:
+        assert (DOCS / name).read_text("utf-8") == tables.with_tables(name), "run: python benchmarks/tables.py"
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    """Without the figures of the examples, which run in tests/test_examples.py."""
+    pytest.importorskip("sphinx")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-E", "-D", "plot_gallery=0", "-b", "html"]
+    found = subprocess.run([*command, "docs", tmp_path], capture_output=True, text=True, cwd=ROOT)
+    assert found.returncode == 0, found.stderr
+    assert {"index.html", "start.html", "rivals.html"} <= {path.name for path in tmp_path.glob("*.html")}
+    assert (tmp_path / "api" / "upweight.Study.html").exists() and not found.stderr
