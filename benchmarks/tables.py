@@ -56,7 +56,7 @@ def desk() -> str:
     """The statistician's questions at n = 100,000 and p = 50."""
     found = lines("desk.jsonl")
     rows = [[one["model"], one["question"], f"{one['seconds']:.2f}", f"{one['relative_error']:.0e}"] for one in found]
-    return f"Measured {found[0]['date']}.\n\n{markdown(['model', 'question', 'seconds', 'relative error'], rows)}"
+    return f"Measured {found[0]['date']}.\n\n{markdown(['model', 'question', 'processor seconds', 'relative error'], rows)}"
 
 
 TABLES: dict[tuple[str, str], Callable[[], str]] = {
