@@ -18,15 +18,15 @@ test-slow: $(READY)
 	$(RUN) -m pytest -m "slow or not slow"
 
 check: $(READY)
-	$(RUN) -m ruff format --check src tests tools benchmarks examples
-	$(RUN) -m ruff check src tests tools benchmarks examples
+	$(RUN) -m ruff format --check src tests tools benchmarks examples docs
+	$(RUN) -m ruff check src tests tools benchmarks examples docs
 	$(RUN) -m pyright
 	$(RUN) -m pytest tests/test_floors.py tests/test_equations.py -q
 	$(RUN) -m pytest -q
 
 format: $(READY)
-	$(RUN) -m ruff format src tests tools benchmarks examples
-	$(RUN) -m ruff check --fix src tests tools benchmarks examples
+	$(RUN) -m ruff format src tests tools benchmarks examples docs
+	$(RUN) -m ruff check --fix src tests tools benchmarks examples docs
 
 # The site, in docs/_build/index.html; a warning fails it.
 docs: $(READY)

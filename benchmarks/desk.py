@@ -1,4 +1,4 @@
-"""The statistician's questions at n = 100,000 and p = 50: seconds, with the agreement to a truth beside every one.
+"""The statistician's questions at n = 100,000 and p = 50: processor seconds, with the agreement to a truth beside every one.
 
 python benchmarks/desk.py [n [p]]          # prints one JSON line a question; `make people` keeps them and writes the table
 """
@@ -22,9 +22,9 @@ REFITTED = (7, 5000, 31000)
 
 def timed(name: str, ask: Callable[[], Any], agreement: Callable[[Any], float]) -> None:
     """Print how long an answer takes and its relative error."""
-    start = time.perf_counter()
+    start = time.process_time()
     answer = ask()
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     model, question = name.split(": ")
     line = {"model": model, "question": question, "seconds": round(seconds, 3), "relative_error": agreement(answer)}
     print(json.dumps({"date": datetime.date.today().isoformat()} | line), flush=True)

@@ -74,7 +74,9 @@ def probed() -> str:
     ]
     rows.append("|---" * (len(libraries) + 1) + "|")
     for situation in situations:
-        cells = [cell(by[name, situation], by[name, situations[0]]) for name in libraries]
+        cells = [
+            cell(by[name, situation], by[name, situations[0]]) if (name, situation) in by else "" for name in libraries
+        ]
         rows.append(f"| {situation} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
@@ -478,8 +479,11 @@ def test_the_doctor_says_what_is_there():
 
 
 def test_every_command_shows_an_example_and_completes():
-    for command in ("demo", "doctor", "score", "check", "top", "diff", "report", "apply"):
-        assert f"Example: upweight {command}" in upweight(command, "--help").stdout.replace("\n", " ")
+    commands = typer.main.get_command(app).commands
+    assert len(commands) >= 12
+    for command in commands:
+        told = " ".join(upweight(command, "--help").stdout.split())
+        assert f"Example: upweight {command}" in told and "--json" in told
     assert "--install-completion" in upweight("--help").stdout
     environment = {"_UPWEIGHT_COMPLETE": "complete_bash", "COMP_WORDS": "upweight ", "COMP_CWORD": "1"}
     found = subprocess.run(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 import warnings
 from dataclasses import dataclass
@@ -82,6 +85,8 @@ PROMISED = {
         r"\(2, 40\)",
         "rounding",
     ],
+    "docs/distributed.md": [r"1 ranks; \(5, 300\) effects; 300 rows in the index"],
+    "docs/plan.md": ["ekfac"],
     "docs/penalty.md": [r"fixed_total  relative error \d\.\de-1\d", r"fixed_mean   relative error \d\.\de-0[12]"],
     "docs/report.md": [
         r"If you follow these 3 decisions \(2 relabelled, 1 dropped, 0 kept\)",
@@ -99,6 +104,9 @@ PROMISED = {
 }
 """What a page's code prints, as patterns."""
 
+NEEDED = {"docs/language-models.md": ["transformers", "accelerate"]}
+"""Libraries without which a page's code is skipped: extras that development need not have."""
+
 LEFT = {
     "docs/checking.md": ["truth.npz", "runs"],
     "docs/index-store.md": ["index/manifest.json"],
@@ -110,6 +118,8 @@ LEFT = {
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=named)
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
+    for module in NEEDED.get(named(page), []):
+        pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)
     space: dict[str, object] = {"__name__": "__page__"}
     with torch.random.fork_rng(), warnings.catch_warnings():
@@ -178,6 +188,8 @@ def test_no_block_is_of_a_kind_that_nothing_runs(page):
         match words:
             case ["$", "upweight", *_]:
                 continue  # run above
+            case ["$", "torchrun", *_]:
+                continue  # run in tests/ranks/test_ranks.py
             case ["make", target]:
                 assert target in targets, line
             case ["pip", "install", *named_]:
@@ -208,3 +220,21 @@ def test_every_public_name_is_on_the_api_page():
     listed = set(re.findall(r"^   ([\w.]+)$", (DOCS / "api.md").read_text("utf-8"), re.M))
     public = {f"upweight.{name}" if f"upweight.{name}" in listed else name for name in uw.__all__}
     assert public <= listed, f"add {public - listed} to docs/api.md"
+
+
+def test_generated_tables_say_what_the_results_say(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    tables = importlib.import_module("tables")
+    for name in {where for where, _ in tables.TABLES}:
+        assert (DOCS / name).read_text("utf-8") == tables.with_tables(name), "run: python benchmarks/tables.py"
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    """Without the figures of the examples, which run in tests/test_examples.py."""
+    pytest.importorskip("sphinx")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-E", "-D", "plot_gallery=0", "-b", "html"]
+    found = subprocess.run([*command, "docs", tmp_path], capture_output=True, text=True, cwd=ROOT)
+    assert found.returncode == 0, found.stderr
+    assert {"index.html", "start.html", "rivals.html"} <= {path.name for path in tmp_path.glob("*.html")}
+    assert (tmp_path / "api" / "upweight.Study.html").exists() and not found.stderr

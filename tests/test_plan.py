@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -110,11 +109,8 @@ def test_numbers_are_said_in_three_digits_and_a_prefix():
     ]
 
 
-def test_the_page_s_code_runs_and_its_tables_are_those_of_the_script(capsys):
+def test_the_page_s_tables_are_those_of_the_script():
     page = (ROOT / "docs" / "plan.md").read_text("utf-8")
-    (script,) = re.findall(r"```python\n(.*?)```", page, re.S)
-    exec(script, {})
-    assert "ekfac" in capsys.readouterr().out
     sys.path.insert(0, str(ROOT / "benchmarks" / "planning"))
     try:
         import table

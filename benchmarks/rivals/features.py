@@ -61,6 +61,7 @@ FEATURES: dict[str, dict[str, str]] = {
     },
     "self-influence": {
         "upweight": "upweight.Study.self_influence",
+        "dattri": "dattri.algorithm.base.BaseInnerProductAttributor.self_attribute",
         "captum": "captum.influence.NaiveInfluenceFunction.self_influence",
         "kronfluence": "kronfluence.analyzer.Analyzer.compute_self_scores",
     },
@@ -68,7 +69,14 @@ FEATURES: dict[str, dict[str, str]] = {
     "a group left out by a Newton step": {"upweight": "upweight.Study.drop_group"},
     "relabel, replace, add, reweight": {"upweight": "upweight.Study.relabel"},
     "worst-case sets": {"upweight": "upweight.Study.worst_case"},
-    "predicted against refitted, with slope": {"upweight": "upweight.Study.check"},
+    "refits to compare with, in one call": {
+        "upweight": "upweight.Study.check",
+        "dattri": "dattri.metric.calculate_loo_ground_truth",
+    },
+    "how well wrong labels are found": {
+        "upweight": "upweight.evaluate.mislabel_detection",
+        "dattri": "dattri.metric.mislabel_detection_auc",
+    },
     "linear datamodeling score": {"upweight": "upweight.evaluate.lds", "dattri": "dattri.metric.lds"},
     "a page to review suspects in": {"upweight": "upweight.Study.report"},
 }
