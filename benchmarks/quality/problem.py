@@ -66,6 +66,11 @@ class Problem:
         return "squared_error" if self.sizes[-1] == 1 else "cross_entropy"
 
     @property
+    def measure(self) -> str:
+        """Of queries: the prediction of a regression, else the loss."""
+        return "prediction" if self.loss == "squared_error" else "loss"
+
+    @property
     def folder(self) -> Path:
         """Where models and scores are kept; not part of the repository."""
         return DATA / "quality" / self.name

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 import upweight as uw
 from networks import Block
 from upweight.evaluate import Training
+from upweight.evaluate.roads import Task, together
 from upweight.evaluate.stacked import ELEMENTWISE, train_stacked
 
 N, MEMBERS, BATCH = 31, 5, 6
@@ -101,6 +102,15 @@ def test_stacked_gives_the_parameters_of_each_alone(optimizer):
         alone = [run(row, seed) for row, seed in zip(masks(), seeds, strict=True)]
         assert max(map(apart, together, alone)) < AGREEMENT[torch.float64]
         assert apart(alone[0], alone[1]) > 1e-3  # members are different runs
+
+
+def test_a_progress_bar_that_draws_itself_does_not_end_the_run():
+    """tqdm's update answers true when it draws, and a true answer to a tick ends a run of one's own."""
+    run = training()
+    told: list[float] = []
+    found = together(run, [Task(k, row, 0) for k, row in enumerate(masks())], MEMBERS, lambda s: told.append(s) or True)
+    assert max(apart(state, run(task.weights, 0)) for task, state in found) < AGREEMENT[torch.float64]
+    assert abs(sum(told) - MEMBERS) < 1e-9
 
 
 class Tied(nn.Module):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -258,9 +259,14 @@ def together(
     """Tasks in stacks of this width; a stack is finished at once, its progress told step by step."""
     for stack in stacks(training, tasks, width):
         weights: Float[np.ndarray, "k n"] = np.stack([task.weights for task in stack])
-        share = len(stack) / training.steps(weights[0])
-        states = train_stacked(training, weights, [task.seed for task in stack], lambda step, s=share: tick(s))
+        told = partial(_tell, tick, len(stack) / training.steps(weights[0]))
+        states = train_stacked(training, weights, [task.seed for task in stack], told)
         yield from zip(stack, map(read_state, states), strict=True)
+
+
+def _tell(tick: Callable[[float], Any], share: float, step: int) -> None:
+    """Tell of a step and answer nothing: a progress bar returns true when it draws itself, which would end the run."""
+    tick(share)
 
 
 def stacks(training: Training, tasks: Sequence[Task], width: int) -> list[list[Task]]:
