@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 import upweight as uw
 from upweight.evaluate import mislabel_detection
 
-SIZES = {"small": (1_000, 300, 1), "full": (4_800, 2_000, 10)}
+SIZES = {"small": (1_500, 400, 2), "full": (4_800, 2_000, 3)}
 """Training e-mails, words that are counted, and how often labels are turned at random."""
 DECAY, WRONG, CHECKED = 1e-4, 0.1, (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 PAPER = {"influence": (0.41, 0.62, 0.725, 0.785, 0.83, 0.855), "loss": (0.345, 0.515, 0.62, 0.695, 0.75, 0.795)}
