@@ -14,7 +14,7 @@ import upweight as uw
 from upweight.evaluate import Refits
 from upweight.evaluate.agreement import slope_of
 
-SIZES = {"small": ("digits", 3, 8, 280, 3), "full": ("fashion", 0, 6, 10_000, 12)}
+SIZES = {"small": ("digits", 3, 8, 280, 3), "full": ("fashion", 0, 6, 6_000, 8)}
 """Data, the two classes, training points, and groups of every kind."""
 DECAY = 1e-3
 SHARES = (0.01, 0.25)
