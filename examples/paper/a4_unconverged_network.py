@@ -11,7 +11,7 @@ from network import DAMPING, DECAY, SIZES, unconverged
 import upweight as uw
 from upweight.evaluate import Refits, Retraining, loo_agreement
 
-RUNS = {"tiny": (10, 800, "hessian"), "small": (15, 1_000, "hessian"), "full": (30, 1_000, "ggn")}
+RUNS = {"small": (10, 400, "hessian"), "full": (30, 1_000, "ggn")}
 """Points left out, steps each retraining goes on for, and the curvature."""
 
 

@@ -36,8 +36,7 @@ class Unconverged:
 
 
 SIZES = {
-    "tiny": ("digits", 300, 4, 1_500, 300),
-    "small": ("digits", 600, 8, 2_000, 600),
+    "small": ("digits", 300, 4, 1_500, 300),
     "full": ("mnist", 5_500, 8, 6_000, 500),
 }
 """Data, training points, channels, and steps of Adam in batches of so many points."""
