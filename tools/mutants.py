@@ -35,6 +35,18 @@ class Mutant:
 
 MUTANTS = [
     Mutant(
+        "newton step: damping dropped",
+        "questions/points.py",
+        "    whole.diagonal().add_(fitted.exact.damping)\n",
+        "",
+    ),
+    Mutant(
+        "solver: auto does not fall back",
+        "fitted/fitted.py",
+        'if found is not None and self.settings.solver_name == "auto" and self.exact.fits:',
+        "if False and found is not None:",
+    ),
+    Mutant(
         "formula: flipped sign",
         "influence/formula.py",
         "return -((measurements @ inverse)",

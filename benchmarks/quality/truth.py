@@ -34,7 +34,9 @@ def retrain(problem: Problem, count: int, seeds: int) -> SubsetTruth:
     road = "ensemble" if problem.stacks else "one_by_one"
     train = Retraining(training_of(problem), problem.folder / "retrained", road=road, jobs=1, progress=True)
     masks = random_subsets(len(problem.train[1]), count, ALPHA)
-    return uw.evaluate.subset_truth(study, problem.query, train=train, masks=masks, seeds=seeds, measure=problem.measure)
+    return uw.evaluate.subset_truth(
+        study, problem.query, train=train, masks=masks, seeds=seeds, measure=problem.measure
+    )
 
 
 def train(problem: Problem) -> None:

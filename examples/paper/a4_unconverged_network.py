@@ -11,14 +11,14 @@ from network import DAMPING, DECAY, SIZES, unconverged
 import upweight as uw
 from upweight.evaluate import Refits, Retraining, loo_agreement
 
-RUNS = {"tiny": (6, 60, "hessian"), "small": (15, 300, "hessian"), "full": (40, 1_000, "ggn")}
+RUNS = {"small": (10, 400, "hessian"), "full": (30, 1_000, "ggn")}
 """Points left out, steps each retraining goes on for, and the curvature."""
 
 
 def run(size: str, folder: Path) -> Result:
     """Retraining of a non-convergent network (Koh & Liang 2017, section 4.2)."""
     points, more, curvature = RUNS[size]
-    name, count, _, steps = SIZES[size]
+    name, count, _, steps, batch = SIZES[size]
     found = unconverged(size, folder, more, curvature)
     plain = uw.Study(found.training.model(found.training.start), found.training.data, loss="cross_entropy", penalty=uw.L2(DECAY), curvature="identity")  # fmt: skip
     with warnings.catch_warnings():
@@ -33,14 +33,14 @@ def run(size: str, folder: Path) -> Result:
         "Figure 2, right: a network that has not converged",
         "A tanh network of 2,616 parameters on a tenth of MNIST, 500,000 steps of Adam, damping 0.01; the 100 points of largest "
         "influence left out and trained on for 30,000 steps from the parameters found: Pearson 0.86 (0.875 in the released notebook).",
-        f"{name}, n = {count:,}, {steps:,} steps of Adam, {found.study.objective.space.size:,} parameters, {'exact Hessian' if curvature == 'hessian' else 'exact Gauss-Newton matrix'} "
+        f"{name}, n = {count:,}, {steps:,} steps of Adam in batches of {batch}, {found.study.objective.space.size:,} parameters, {'exact Hessian' if curvature == 'hessian' else 'exact Gauss-Newton matrix'} "
         f"with damping {DAMPING:g}; {points} points left out, {more:,} steps each, less a control with all points",
     )
     result.add("mean training loss where training stopped", found.loss, "0.14")
     result.add("Pearson", ours.pearson.value, "0.86", 0.75)
     result.add("Spearman", ours.spearman.value)
     result.add("slope", ours.slope.value)
-    result.add("Pearson, identity in place of the curvature", rough.pearson.value, "", most=ours.pearson.value)
+    result.add("Pearson, identity in place of the curvature", rough.pearson.value, "", most=ours.pearson.value - 1e-3)
     result.figure, axes = plt.subplots(figsize=(4.2, 3.8))
     scatter(axes, predicted.values[0, top], actual.values[0], f"{count:,} digits, Pearson {ours.pearson.value:.2f}")
     result.why = (

@@ -56,6 +56,7 @@ def run(size: str, folder: Path) -> Result:
         rank = spearmanr(np.abs(drop[moved]), distance[moved]).statistic
         result.add(f"Spearman of |influence| and distance, {who}", rank, "falls" if machine else "none", None if machine else -0.25, -0.5 if machine else None)  # fmt: skip
         helpful = np.argsort(-drop)[:50]
+        helpful = helpful[drop[helpful] > 0.01 * drop.max()]  # not those that do nothing
         result.add(f"other class among the 50 most helpful, {who}", (~same[helpful]).sum(), "0" if machine else "dogs from rank 19 on", None if machine else 1, 0 if machine else None)  # fmt: skip
         axes.scatter(distance, -drop, s=6, c=np.where(same, "#0072b2", "#d55e00"), linewidths=0)
         axes.set(title=who, xlabel="distance in pixels (blue: the test picture's class)", ylabel="−change of its loss")

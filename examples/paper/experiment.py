@@ -86,7 +86,7 @@ class Result:
 def report(name: str, run: Callable[[str, Path], Result]) -> None:
     """Run an experiment from the command line; one that is finished is not run again unless asked."""
     parser = argparse.ArgumentParser(description=run.__doc__)
-    parser.add_argument("--size", choices=("tiny", "small", "full"), default="small")
+    parser.add_argument("--size", choices=("small", "full"), default="small")
     parser.add_argument("--again", action="store_true", help="run it although its result is there")
     parser.add_argument(
         "--out", type=Path, help="folder of the result; docs/paper for full size, build/paper otherwise"

@@ -35,13 +35,16 @@ class Unconverged:
     loss: float
 
 
-SIZES = {"tiny": ("digits", 300, 4, 1_200), "small": ("digits", 1_000, 8, 4_000), "full": ("mnist", 5_500, 8, 20_000)}
-"""Data, training points, channels, and steps of Adam in batches of a tenth of the points."""
+SIZES = {
+    "small": ("digits", 300, 4, 1_500, 300),
+    "full": ("mnist", 5_500, 8, 6_000, 500),
+}
+"""Data, training points, channels, and steps of Adam in batches of so many points."""
 
 
 def unconverged(size: str, folder: Path, more: int, curvature: str) -> Unconverged:
     """Trained once and kept in the folder; ``training`` goes on from there for ``more`` steps."""
-    name, count, channels, steps = SIZES[size]
+    name, count, channels, steps, batch = SIZES[size]
     X, y = pictures(name)
     side = int(X.shape[1] ** 0.5)
     pixels = torch.as_tensor(X, dtype=torch.float32).view(-1, 1, side, side)
@@ -49,17 +52,21 @@ def unconverged(size: str, folder: Path, more: int, curvature: str) -> Unconverg
     if name == "mnist":
         pixels = nn.functional.avg_pool2d(pixels, 2)  # 14 × 14: a quarter of the work, the same parameters
     optimizer = functools.partial(torch.optim.Adam, lr=1e-2, weight_decay=DECAY)
-    schedule = functools.partial(torch.optim.lr_scheduler.MultiStepLR, milestones=[steps // 2, 3 * steps // 4])
+    schedule = functools.partial(
+        torch.optim.lr_scheduler.MultiStepLR, milestones=[steps // 2, 3 * steps // 4, 7 * steps // 8]
+    )
     make = functools.partial(build, channels)
     data = (pixels[:count], labels[:count])
-    first = Training(make, data, "cross_entropy", optimizer, steps // 10, count // 10, schedule)
+    first = Training(make, data, "cross_entropy", optimizer, steps * batch // count, batch, schedule)
     state = Retraining(first, folder=folder)(first.equal_weights, seed=0)
     net = first.model(state)
     with torch.no_grad():
-        losses = nn.functional.cross_entropy(net(pixels), labels, reduction="none")
-    hardest = count + int(losses[count:].argmax())
+        outputs = net(pixels)
+        losses = nn.functional.cross_entropy(outputs, labels, reduction="none")
+    wrong = count + (outputs[count:].argmax(1) != labels[count:]).nonzero()[:, 0]
+    place = int(wrong[losses[wrong].argsort()[len(wrong) // 2]])  # of middling loss among those it gets wrong
     study = uw.Study(net, data, loss="cross_entropy", penalty=uw.L2(DECAY), curvature=curvature, damping=DAMPING)
-    slow = functools.partial(torch.optim.Adam, lr=1e-4, weight_decay=DECAY)
-    goes_on = replace(first, optimizer=slow, epochs=more // 10, schedule=None, start=state)
-    query = (pixels[hardest : hardest + 1], labels[hardest : hardest + 1])
+    slow = functools.partial(torch.optim.Adam, lr=1e-3, weight_decay=DECAY)
+    goes_on = replace(first, optimizer=slow, epochs=max(1, more * batch // count), schedule=None, start=state)
+    query = (pixels[place : place + 1], labels[place : place + 1])
     return Unconverged(goes_on, study, query, float(losses[:count].mean()))
