@@ -136,7 +136,7 @@ def test_structured_curvature_does_not_depend_on_the_batch_size(kind, batch_size
 
 def test_a_second_walk_gives_what_keeping_the_first_gives(monkeypatch):
     kept = uw.curvature.ekfac(objective_of("linear"), "exact").dense()
-    monkeypatch.setattr("upweight.curvature.factors.KEPT_BYTES", 0)
+    monkeypatch.setattr("upweight.router.KEPT_BYTES", 0)
     torch.testing.assert_close(uw.curvature.ekfac(objective_of("linear"), "exact").dense(), kept, atol=1e-12, rtol=1e-9)
 
 
