@@ -115,7 +115,7 @@ def simulated(seeds: int = 4, noise: float = 0.0, subsets: int = 40, n: int = 30
 
 def test_lds_is_its_definition_query_by_query():
     truth, effects = simulated(noise=3.0)
-    scores = effects + RNG.standard_normal(effects.shape)
+    scores = effects + 2 * np.random.default_rng(1).standard_normal(effects.shape)
     found = lds(scores, truth, draws=FEW)
     added_up = truth.kept @ -scores.T  # what the points that are there do, the field's own sign
     expected = [stats.spearmanr(added_up[:, q], truth.mean[:, q])[0] for q in range(5)]
