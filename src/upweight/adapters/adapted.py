@@ -68,6 +68,10 @@ class RandomisedCodec(PlainCodec):
         return super().label(target[0])
 
 
+CORNER = "The corner of the"
+"""How the note about a smoothed corner begins."""
+
+
 @dataclass(frozen=True)
 class Inference:
     """What standard errors need to know beyond the objective.
@@ -82,6 +86,7 @@ class Inference:
         kind: the covariance that is meant where none is asked for: 'classical', 'hc0' to 'hc3', 'cluster'; a
             sentence in its place says what the fit has that is not known here.
         groups: labels of clusters.
+        unknown: why no standard error can be had at all; empty where they can.
         correction: clusters are corrected for their number, as statsmodels and Stata do.
         student: t quantiles, not normal ones.
         shown: where in θ the parameters of interest lie, where others only serve (baseline hazards); None is all.
@@ -94,6 +99,7 @@ class Inference:
     parameters: int | None = None
     kind: str = "classical"
     groups: np.ndarray | None = None
+    unknown: str = ""
     correction: bool = True
     student: bool = False
     shown: slice | None = None
@@ -116,3 +122,8 @@ class Adapted:
     notes: tuple[str, ...] = ()
     was_training: bool = False
     inference: Inference | None = None
+
+    @property
+    def smoothed(self) -> bool:
+        """The loss of the fit has a corner that is smoothed here, for refits as well."""
+        return any(note.startswith(CORNER) for note in self.notes)

@@ -35,9 +35,17 @@ SEEN = 0.5
 
 WORDS = {
     "refit": ("real refits", "really refitting", "refitted"),
+    "smoothed": ("refits of the smoothed objective", "refitting the smoothed objective", "refitted"),
     "pbrf": ("proximal responses", "the proximal response", "responding"),
 }
 """What each truth is called: many of it, doing it, done by it."""
+
+
+LIMITS = {
+    "pbrf": " as arithmetic; it says nothing about λ or about retraining, which only train= can",
+    "smoothed": " for the smoothed objective; what the model with its corners does may differ much, which only train= can say",
+}
+"""What a truth leaves open."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,7 +55,8 @@ class Calibration:
     Attributes:
         predicted, refitted: (m, k), in the unit of the measurement.
         query_ids, train_ids: names of rows and columns.
-        truth: 'refit', or 'pbrf' where the points left the network's proximal Bregman objective.
+        truth: 'refit'; 'smoothed' where the model has corners and its smoothed objective was refitted; 'pbrf' where the points left
+            the network's proximal Bregman objective.
         noise: how many retrainings it would take to see each effect through chance; None where one seed was trained, or no seed
             makes a difference.
         standard_error: (m, k), of the refitted changes, from the spread of the seeds' own changes; None likewise.
@@ -110,11 +119,7 @@ class Calibration:
     @property
     def sentence(self) -> str:
         """Whether to trust the scores, in one sentence."""
-        of = (
-            " as arithmetic; it says nothing about λ or about retraining, which only train= can"
-            if self.truth == "pbrf"
-            else ""
-        )
+        of = LIMITS.get(self.truth, "")
         if np.isnan(self.slope) or np.isnan(self.pearson):
             return f"Cannot say: {self.concerns[0]}."
         if not self.concerns:
@@ -202,7 +207,7 @@ def check(
         effects.train_ids[chosen],
         effects.measure,
         effects.unit,
-        done.kind,
+        "smoothed" if done.kind == "refit" and train is None and study.fitted.adapted.smoothed else done.kind,
         real.noise,
         None if real.noise is None else real.standard_error,
     )

@@ -68,7 +68,7 @@ def mislabel_detection(scores: Any, wrong: Any, draws: int = DRAWS, seed: int = 
 
     Args:
         scores: (n,), higher is more suspicious: ``study.self_influence()``, a loss, another library's score.
-        wrong: (n,) booleans, or the positions of the wrong labels.
+        wrong: (n,) booleans or zeros and ones, or the positions of the wrong labels.
 
     Returns:
         Detection with .auc, .fixed(share), .table() and .plot(); the interval is of a bootstrap over points, of wrong and of right
@@ -111,8 +111,12 @@ def _found(values: np.ndarray, wrong: np.ndarray) -> np.ndarray:
 
 def _read_wrong(wrong: Any, count: int) -> np.ndarray:
     given = np.asarray(wrong)
-    if given.dtype == bool:
-        bad = given
+    if given.dtype.kind not in "biuf" or given.ndim != 1 or (given.astype(float) != np.rint(given)).any():
+        raise ShapeError(
+            f"mislabel_detection found wrong of type {given.dtype} and shape {given.shape}. Expected ({count},) booleans, or whole positions."
+        )
+    if given.shape == (count,) and np.isin(given, (0, 1)).all():
+        bad = given.astype(bool)
     else:
         bad = np.zeros(count, dtype=bool)
         if given.size and (given.min() < 0 or given.max() >= count):

@@ -202,11 +202,13 @@ class Index:
         """Take examples out of every later answer, by id; their rows stay on disk and their names become free.
 
         Raises:
-            IndexOutOfRange: an id that the index does not hold.
+            IndexOutOfRange: an id that the index does not hold. ConfigError: no id, or booleans.
         """
         wanted = index_array([ids] if isinstance(ids, str) or np.ndim(ids) == 0 else list(ids))
         if not len(wanted):
             raise ConfigError("delete found no id. Expected at least one; name what to take out.")
+        if wanted.dtype == bool:
+            raise ConfigError("delete found booleans. Expected ids; use ids[mask].")
         with locked(self._store.folder):
             self._use(self._reopened())
             rows = sorted(set(self._contents.rows_of(wanted)))

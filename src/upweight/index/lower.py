@@ -68,7 +68,8 @@ class Lower:
         u = self.loss.gradient(outputs, targets).double()
         units = torch.eye(outputs.shape[1], dtype=outputs.dtype, device=outputs.device)
         coupling = self._sandwich(jacobian.pulled([unit.expand(len(outputs), -1).contiguous() for unit in units]))  # K
-        curvature = self.weight * self.loss.hessian(outputs, targets).double()
+        exact = targets.double() if targets.is_floating_point() else targets
+        curvature = self.weight * self.loss.hessian(outputs.double(), exact)
         require_curved(curvature)
         system = torch.eye(u.shape[1], dtype=u.dtype, device=u.device) + curvature @ coupling
         solved = coupling @ torch.linalg.solve(system, u.unsqueeze(2))

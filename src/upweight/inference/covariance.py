@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from upweight._typing import Bool, Float, Tensor
-from upweight.errors import ApproximationWarning
+from upweight.errors import ApproximationWarning, IndefiniteCurvature
 from upweight.fitted import Fitted
 from upweight.gradients import LinearEngine
 from upweight.inference.scale import Scale, scale_of
@@ -147,6 +147,10 @@ def cluster_factor(scale: Scale, n: float | Float[Tensor, ""]) -> float | Float[
     if not scale.inference.correction:
         return 1.0
     clusters = len(np.unique(scale.clusters[scale.base.numpy() > 0]))
+    if clusters < 2:
+        raise IndefiniteCurvature(
+            "all points that are left lie in one cluster, which says nothing about how clusters differ. Expected two or more; leave fewer points out, or take kind='hc1'."
+        )
     return clusters / (clusters - 1) * (n - 1) / (n - scale.parameters)
 
 

@@ -85,9 +85,11 @@ def scale_of(fitted: Fitted, kind: str | None, groups: object = None) -> Scale:
         raise ConfigError(
             f"kind='hc2' found {fitted.objective.outputs} outputs an example, whose leverage is a matrix without a square root of its own. Expected 'hc3', which takes its inverse, or 'hc1'."
         )
+    if inference.unknown:
+        raise ConfigError(inference.unknown)
     labels = inference.groups if groups is None else np.asarray(groups)
     if wanted != "cluster":
-        return Scale(inference, wanted, np.zeros(0, dtype=int), fitted.weights.cpu())
+        return _with_freedom(Scale(inference, wanted, np.zeros(0, dtype=int), fitted.weights.cpu()))
     if labels is None or labels.shape != (fitted.objective.count,):
         found = "none" if labels is None else f"labels of shape {labels.shape}"
         raise ConfigError(
@@ -96,7 +98,18 @@ def scale_of(fitted: Fitted, kind: str | None, groups: object = None) -> Scale:
     clusters = np.unique(labels, return_inverse=True)[1]
     if clusters.max() < 1:
         raise ConfigError("kind='cluster' found one cluster only. Expected at least two.")
-    return Scale(inference, wanted, clusters, fitted.weights.cpu())
+    return _with_freedom(Scale(inference, wanted, clusters, fitted.weights.cpu()))
+
+
+def _with_freedom(scale: Scale) -> Scale:
+    """The scale, unless as many parameters were estimated as there are observations and the errors divide by what is left."""
+    counted = scale.kind in ("hc1", "hc2", "hc3") or (scale.kind == "cluster" and scale.inference.correction)
+    counted = counted or (scale.kind == "classical" and scale.inference.dispersion == "estimated")
+    if counted and scale.remaining <= scale.parameters:
+        raise ConfigError(
+            f"kind={scale.kind!r} found {scale.parameters} parameters estimated from {scale.remaining:g} observations: no degree of freedom is left. Expected more observations than parameters; drop parameters, or take kind='hc0' knowing that its residuals are zero."
+        )
+    return scale
 
 
 def _kind(kind: str | None, inference: Inference, groups: object) -> str:

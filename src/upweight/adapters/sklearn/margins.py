@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from upweight.adapters.adapted import CORNER
 from upweight.adapters.sklearn.active import penalised_on_active
 from upweight.adapters.sklearn.recipe import Given, Recipe, linear_map, linear_names, on_weights, refuse
 from upweight.objective import Loss, read_loss
@@ -87,7 +88,7 @@ def stochastic(given: Given) -> Recipe:
 
 def smoothed(loss: str, temperature: float) -> tuple[str, ...]:
     """What is said of a loss whose corner is smoothed."""
-    return (f"The corner of the {loss} loss is smoothed over {temperature:g}",) if loss in SMOOTHED else ()
+    return (f"{CORNER} {loss} loss is smoothed over {temperature:g}, for refits as well",) if loss in SMOOTHED else ()
 
 
 def _refuse_weighted_classes(given: Given, outputs: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from upweight.adapters.adapted import Inference
+from upweight.adapters.adapted import CORNER, Inference
 from upweight.adapters.statsmodels.linear import least_squares
 from upweight.adapters.statsmodels.reading import Reading, refuse
 from upweight.objective.robust import NORMS, RobustNorm, SmoothedQuantile
@@ -30,10 +30,15 @@ def quantile(results: Any, bandwidth: float | None = None) -> Reading:
     """The check function with its corner smoothed over a bandwidth, at the coefficients of the exact one."""
     width = float(bandwidth if bandwidth is not None else results.bandwidth * NARROWER)
     reading = least_squares(results)
-    inference = Inference(reading.inference.unit, dispersion=None, kind="hc0")
-    note = f"The corner of the check function is smoothed over {width:.3g} target units"
+    inference = Inference(reading.inference.unit, dispersion=None, kind="hc0", unknown=NO_ERRORS)
+    note = f"{CORNER} check function is smoothed over {width:.3g} target units, for refits as well"
     return replace(reading, loss=SmoothedQuantile(float(results.q), width), inference=inference, notes=(note,))
 
+
+NO_ERRORS = (
+    "standard errors of QuantReg rest on the density of the residuals, which a corner smoothed this narrowly does not estimate. "
+    "Expected another question, such as worst_case('sign'); take results.bse of statsmodels for the errors."
+)
 
 NARROWER = 0.1
 """Of the bandwidth statsmodels estimates the density with: wider, and smoothed coefficients leave the exact ones."""

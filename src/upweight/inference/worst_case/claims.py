@@ -16,6 +16,7 @@ import torch
 from scipy import stats
 
 from upweight._typing import Float, Tensor
+from upweight.errors import IndefiniteCurvature
 from upweight.evaluate.states import measured_at
 from upweight.fitted import Fitted
 from upweight.inference.covariance import covariance_matrix
@@ -154,7 +155,10 @@ def estimate_of(fitted: Fitted, coordinate: int, scale: Scale, level: float) -> 
     """θ_j with its standard error, interval and p-value."""
     scale = at_weights(scale, fitted)
     value = float(fitted.objective.theta[coordinate])
-    error = float(covariance_matrix(fitted, scale)[coordinate, coordinate]) ** 0.5
+    try:
+        error = float(covariance_matrix(fitted, scale)[coordinate, coordinate]) ** 0.5
+    except IndefiniteCurvature:
+        error = float("nan")  # what is left says nothing about how clusters differ
     reach = quantile(scale, level) * error
     freedom = scale.freedom
     two_sided = 2 * (

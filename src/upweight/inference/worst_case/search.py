@@ -117,9 +117,9 @@ def _next(search: Search, current: Fitted, chosen: np.ndarray) -> tuple[Fitted, 
             break  # what was tried is already better than what this one is predicted to be
         try:
             tried = without(search.fitted, np.append(chosen, place), current.objective.theta)
+            value = search.claim.value(tried)
         except NumericalError:
-            continue  # what is left does not determine the parameters
-        value = search.claim.value(tried)
+            continue  # what is left does not determine the parameters, or their errors
         if best is None or search.distance(value) < search.distance(best[2]):
             best = tried, np.append(chosen, place), value
     return best
