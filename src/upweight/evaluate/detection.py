@@ -115,7 +115,7 @@ def _read_wrong(wrong: Any, count: int) -> np.ndarray:
         raise ShapeError(
             f"mislabel_detection found wrong of type {given.dtype} and shape {given.shape}. Expected ({count},) booleans, or whole positions."
         )
-    if given.shape == (count,) and np.isin(given, (0, 1)).all():
+    if given.dtype == bool or (given.shape == (count,) and np.isin(given, (0, 1)).all()):
         bad = given.astype(bool)
     else:
         bad = np.zeros(count, dtype=bool)
