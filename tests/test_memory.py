@@ -63,14 +63,14 @@ def test_queries_that_do_not_fit_together_are_asked_in_parts_for_the_same_answer
     assert len(Question(tight.fitted, query).parts) > 1 and len(Question(free.fitted, query).parts) == 1
     for ask in ("drop", "upweight"):
         whole, cut = getattr(free, ask)(query), getattr(tight, ask)(query)
-        np.testing.assert_allclose(cut.values, whole.values, rtol=2e-3, atol=2e-5 * np.abs(whole.values).max())
+        np.testing.assert_allclose(cut.values, whole.values, rtol=2e-3, atol=1e-4 * np.abs(whole.values).max())
         assert cut.query_ids.tolist() == whole.query_ids.tolist() and cut.unit == whole.unit
     mean = [study.drop(query, aggregate="mean", measure="margin").values for study in (free, tight)]
-    np.testing.assert_allclose(mean[1], mean[0], rtol=2e-3, atol=1e-7)
+    np.testing.assert_allclose(mean[1], mean[0], rtol=2e-3, atol=1e-4 * np.abs(mean[0]).max())
     answer = tight.drop(query)
     modules = answer.by_module()
     scale = np.abs(answer.values).max()
-    np.testing.assert_allclose(modules.values.sum(0), answer.values, rtol=2e-3, atol=2e-5 * scale)
+    np.testing.assert_allclose(modules.values.sum(0), answer.values, rtol=2e-3, atol=1e-4 * scale)
 
 
 def test_factors_and_answers_that_cannot_fit_are_refused_before_they_are_formed():

@@ -36,6 +36,9 @@ EIGEN = 10.0
 PAIR_RANK = 12
 """What a truncated rule usually needs."""
 
+COMPARED, SENSED = 3, 16
+"""Dampings at which a ranking is compared, and on how many queries: layers shared by positions are written out for it."""
+
 SAMPLED_QUERIES = 64
 """Queries on whose exact scores a truncation's error is measured."""
 
@@ -154,7 +157,8 @@ def scores(shape: ModelShape, task: Task) -> Work:
     sample = 0.0 if exact else float(min(m, SAMPLED_QUERIES) * min(n, max(64, min(512, n // 16))))
     for count, s, i, o in shape.each():
         truncated = s == 1 and not exact
-        products += count * m * (2.0 * (i * i + o * o) if truncated else 4.0 * i * o * (i + o))
+        turned = 2.0 * (i * i + o * o) if truncated else 4.0 * i * o * (i + o)
+        products += count * turned * (m + (COMPARED * min(m, SENSED) if s > 1 else 0))
         products += count * sample * 2 * i * o
     chunk = query_chunk(shape, task)
     walks = -(-m // chunk)
