@@ -63,14 +63,14 @@ def test_queries_that_do_not_fit_together_are_asked_in_parts_for_the_same_answer
     assert len(Question(tight.fitted, query).parts) > 1 and len(Question(free.fitted, query).parts) == 1
     for ask in ("drop", "upweight"):
         whole, cut = getattr(free, ask)(query), getattr(tight, ask)(query)
-        np.testing.assert_allclose(cut.values, whole.values, rtol=2e-3, atol=2e-5 * np.abs(whole.values).max())
+        np.testing.assert_allclose(cut.values, whole.values, rtol=2e-3, atol=1e-4 * np.abs(whole.values).max())
         assert cut.query_ids.tolist() == whole.query_ids.tolist() and cut.unit == whole.unit
     mean = [study.drop(query, aggregate="mean", measure="margin").values for study in (free, tight)]
-    np.testing.assert_allclose(mean[1], mean[0], rtol=2e-3, atol=1e-7)
+    np.testing.assert_allclose(mean[1], mean[0], rtol=2e-3, atol=1e-4 * np.abs(mean[0]).max())
     answer = tight.drop(query)
     modules = answer.by_module()
     scale = np.abs(answer.values).max()
-    np.testing.assert_allclose(modules.values.sum(0), answer.values, rtol=2e-3, atol=2e-5 * scale)
+    np.testing.assert_allclose(modules.values.sum(0), answer.values, rtol=2e-3, atol=1e-4 * scale)
 
 
 def test_factors_and_answers_that_cannot_fit_are_refused_before_they_are_formed():
@@ -80,10 +80,14 @@ def test_factors_and_answers_that_cannot_fit_are_refused_before_they_are_formed(
     ):
         study.drop(query)
     line = nn.Linear(1, 1).eval()
-    X = torch.zeros(20_000, 1)
+    X = torch.randn(20_000, 1)
     large = uw.Study(line, (X, X), loss="squared_error", penalty=1.0, memory=64_000_000)
     with pytest.raises(
         uw.errors.BudgetError, match=r"effects of 20,000 training points on 20,000 measurements take 3,200,000,000"
     ):
         large.drop((X, X))
-    assert large.drop((X, X), aggregate="mean").values.shape == (1, 20_000)
+    few = X[:1500], X[:1500]
+    whole = uw.Study(line, (X, X), loss="squared_error", penalty=1.0).drop(few, aggregate="mean")
+    np.testing.assert_allclose(
+        large.drop(few, aggregate="mean").values, whole.values, atol=1e-9
+    )  # changes a few at a time

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,19 @@ def resident(name: str) -> int:
     return int(found[1]) * 1024
 
 
+def planned(model: str) -> dict[str, Any]:
+    """A model's shapes and this machine's rates: what the plan is counted from."""
+    import torch
+
+    from upweight.planning import Rates, shape_of
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    engine = study_of(model, "ekfac")[0].fitted.engine
+    shape = shape_of(engine)
+    return {"shape": asdict(shape), "rates": asdict(Rates.measured(engine, shape, time.process_time))}
+
+
 def take(model: str, method: str) -> dict[str, Any]:
     """One case, in this process."""
     import tempfile
@@ -71,15 +85,12 @@ def take(model: str, method: str) -> dict[str, Any]:
     import torch
 
     import upweight as uw
-    from upweight.questions.planned import plan_of
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     study, query = study_of(model, method)
     name = method.removesuffix(", 500 MB")
-    planned = plan_of(study.fitted, query, clock=time.process_time)
-    work = planned[name]
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what the plan's own measuring left behind
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", "utf-8")  # the highest resident size counts from here
     before, began = resident("VmRSS"), time.process_time()
     if name.startswith("self"):
@@ -90,29 +101,32 @@ def take(model: str, method: str) -> dict[str, Any]:
         study.drop(query)
     seconds, peak = time.process_time() - began, resident("VmHWM") - before
     said = {"model": model, "method": method, "points": MODELS[model], "queries": QUERIES[model]}
-    predicted = {"seconds": planned.seconds(name), "peak": work.peak, "flops": work.flops}
-    return said | {"predicted": predicted, "measured": {"seconds": seconds, "peak": peak}}
+    return said | {"seconds": seconds, "peak": peak}
+
+
+def run(*arguments: str) -> dict[str, Any]:
+    """A process of its own, and what it printed."""
+    done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=True)
+    print(done.stdout.splitlines()[-1], file=sys.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
-    found = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else []
-    done = {(one["model"], one["method"]) for one in found}
+    found = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {"models": {}, "cases": []}
+    done = {(one["model"], one["method"]) for one in found["cases"]}
+    for model in MODELS:
+        if model not in found["models"]:
+            found["models"][model] = run(model)
+            RESULTS.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     for method in METHODS:
         for model in MODELS:
-            if (model, method) in done:
-                continue
-            command = [sys.executable, __file__, model, method]
-            run = subprocess.run(command, capture_output=True, text=True)
-            if run.returncode:
-                print(model, method, run.stderr[-500:], file=sys.stderr)
-                continue
-            found.append(json.loads(run.stdout.splitlines()[-1]))
-            RESULTS.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-            print(found[-1], file=sys.stderr)
+            if (model, method) not in done:
+                found["cases"].append(run(model, method))
+                RESULTS.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        print(json.dumps(take(sys.argv[1], sys.argv[2])))
-    else:
+    if len(sys.argv) == 1:
         main()
+    else:
+        print(json.dumps(take(sys.argv[1], sys.argv[2]) if len(sys.argv) == 3 else planned(sys.argv[1])))

@@ -10,8 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from upweight.planning import LayerShape, ModelShape, Task, Work, method_work
-from upweight.planning.plan import amount, duration
+from upweight.planning import LayerShape, ModelShape, Rates, Task, Work, method_work
+from upweight.planning.plan import amount, duration, seconds
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "plan.md"
 MEASURED = Path(__file__).with_name("measured.json")
@@ -74,22 +74,32 @@ def _cells(shape: ModelShape, work: Work) -> tuple[str, ...]:
     )
 
 
-def measured_rows(found: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+def predicted(found: dict[str, Any], case: dict[str, Any]) -> tuple[float, float]:
+    """Seconds and bytes of a case, from the shapes of its model and the rates of the machine it was measured on."""
+    model = found["models"][case["model"]]
+    layers = tuple(LayerShape(**one) for one in model["shape"]["layers"])
+    shape, bound = ModelShape(**model["shape"] | {"layers": layers}), case["method"].endswith(", 500 MB")
+    task = Task(case["points"], case["queries"], 4096, memory=500 * 10**6 if bound else 2**36, bounded=bound)
+    work = method_work(case["method"].removesuffix(", 500 MB"), shape, task)
+    return seconds(work, Rates(**model["rates"])), work.peak
+
+
+def measured_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
     """A row a case: predicted and measured, and their ratios."""
     rows = []
-    for one in found:
-        p, m = one["predicted"], one["measured"]
+    for case in found["cases"]:
+        time, peak = predicted(found, case)
         rows.append(
             (
-                one["model"],
-                one["method"],
-                f"{one['points']:,} × {one['queries']}",
-                f"{p['seconds']:.2f}",
-                f"{m['seconds']:.2f}",
-                f"{p['seconds'] / m['seconds']:.2f}",
-                f"{p['peak'] / 1e6:,.0f}",
-                f"{m['peak'] / 1e6:,.0f}",
-                f"{p['peak'] / m['peak']:.2f}",
+                case["model"],
+                case["method"],
+                f"{case['points']:,} × {case['queries']}",
+                f"{time:.2f}",
+                f"{case['seconds']:.2f}",
+                f"{time / case['seconds']:.2f}",
+                f"{peak / 1e6:,.0f}",
+                f"{case['peak'] / 1e6:,.0f}",
+                f"{peak / case['peak']:.2f}",
             )
         )
     return rows
@@ -113,7 +123,9 @@ def written(page: str) -> str:
         ),
     }
     for name, text in tables.items():
-        page = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", lambda m, t=text: m[1] + t + m[2], page, flags=re.S)
+        page = re.sub(
+            rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, t=text: f"{m[1]}{t}\n{m[2]}", page, flags=re.S
+        )
     return page
 
 

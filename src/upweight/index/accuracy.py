@@ -67,7 +67,7 @@ def sampled(fitted: Fitted, count: int, odd: bool = False) -> Chosen:
 
 def measure_accuracy(fitted: Fitted, basis: Basis, rounding: Rounding, tile: int) -> Accuracy:
     """Score a sample both ways, a tile of points at a time where the queries may be written out, else a layer at a time."""
-    question = Question(fitted, sampled(fitted, QUERIES, odd=True), "loss", "first")
+    question = Question(fitted, sampled(fitted, _queries(fitted, basis), odd=True), "loss", "first")
     measured = question.measured
     assert measured is not None
     theta = fitted.objective.theta
@@ -95,6 +95,14 @@ HELD_BYTES = 2**29
 def held_bytes(fitted: Fitted) -> int:
     """Of queries written out to all parameters, or of the factors of points where they may not be."""
     return min(HELD_BYTES, fitted.objective.room.queries)
+
+
+def _queries(fitted: Fitted, basis: Basis) -> int:
+    """Queries whose rows of the widest layer fit while they are solved for: sixteen, or fewer under a bound, four at least."""
+    if fitted.settings.memory is None:
+        return QUERIES
+    widest = max(layout.width for layout, _ in basis.projection.parts)
+    return min(QUERIES, max(4, held_bytes(fitted) // (4 * widest * fitted.objective.theta.element_size())))
 
 
 def _few(fitted: Fitted) -> int:

@@ -36,6 +36,12 @@ EIGEN = 10.0
 PAIR_RANK = 12
 """What a truncated rule usually needs."""
 
+WORKING = 6 * TILE_BYTES
+"""Working sets of products, of LAPACK and of answers in words, which no shape tells."""
+
+COMPARED, SENSED = 3, 16
+"""Dampings at which a ranking is compared, and on how many queries: layers shared by positions are written out for it."""
+
 SAMPLED_QUERIES = 64
 """Queries on whose exact scores a truncation's error is measured."""
 
@@ -142,46 +148,49 @@ def diagonal_factors(shape: ModelShape, task: Task) -> Work:
     n, k = task.points, task.labels(shape.outputs)
     squares = sum(c * n * (2 if s == 1 else 2 * k * s) * i * o for c, s, i, o in shape.each())
     bytes_ = shape.tracked * shape.item
-    peak = 2 * bytes_ + tile_bytes(shape, task, k) + 2 * TILE_BYTES
+    rows = max((i * o for _, s, i, o in shape.each() if s > 1), default=0)  # written out, and squared
+    peak = 2 * bytes_ + tile_bytes(shape, task, k) + 2.0 * k * tile_size(shape, task) * rows * shape.item
     return Work("diagonal", n * shape.forward * (1 + k), squares, factors=bytes_, peak=peak)
 
 
-def scores(shape: ModelShape, task: Task) -> Work:
-    """m queries against n training points, first order, from the blocks' factors."""
+def scores(shape: ModelShape, task: Task, written: bool = False) -> Work:
+    """m queries against n training points, first order, from the blocks' factors; written out where no truncation is known."""
     n, m = task.points, task.queries
-    exact = 2.0 * shape.tracked * m * n <= EXACT_FLOPS
+    exact = written or 2.0 * shape.tracked * m * n <= EXACT_FLOPS
     products = sum(count * pair_flops(s, i, o, m, exact) for count, s, i, o in shape.each()) * n
     sample = 0.0 if exact else float(min(m, SAMPLED_QUERIES) * min(n, max(64, min(512, n // 16))))
     for count, s, i, o in shape.each():
         truncated = s == 1 and not exact
-        products += count * m * (2.0 * (i * i + o * o) if truncated else 4.0 * i * o * (i + o))
+        turned = 2.0 * (i * i + o * o) if truncated else 4.0 * i * o * (i + o)
+        turned = 2.0 * s * i * o if written else turned  # a diagonal turns nothing
+        products += count * turned * (m + (COMPARED * min(m, SENSED) if s > 1 else 0))
         products += count * sample * 2 * i * o
-    chunk = query_chunk(shape, task)
+    chunk = query_chunk(shape, task, written)
     walks = -(-m // chunk)
-    peak = 2.0 * DOUBLE * m * n + chunk * query_bytes(shape, task) + tile_bytes(shape, task)
+    peak = 2.0 * DOUBLE * m * n + chunk * query_bytes(shape, task, written) + tile_bytes(shape, task)
     return Work("scores", 2 * shape.forward * (walks * n + m), products, peak=peak)
 
 
-def query_bytes(shape: ModelShape, task: Task) -> float:
+def query_bytes(shape: ModelShape, task: Task, written: bool = False) -> float:
     """What a query holds while training points are walked past: its layers, and their form in the cheapest rule.
 
     Where a bound is kept to it is what written-out rows hold, since a truncation may turn out not to do.
     """
-    exact = task.bounded or 2.0 * shape.tracked * task.queries * task.points <= EXACT_FLOPS
+    exact = written or task.bounded or 2.0 * shape.tracked * task.queries * task.points <= EXACT_FLOPS
     ready = largest = 0
     for count, s, i, o in shape.each():
-        written = 2 * i * o
-        own = written if exact or s > 1 else min(written, (PAIR_RANK + 1) * (i + o))
+        whole = i * o if written else 2 * i * o
+        own = whole if exact or s > 1 else min(whole, (PAIR_RANK + 1) * (i + o))
         ready += count * own
-        largest = max(largest, own if own == written else 0)
+        largest = max(largest, own if own == whole else 0)
     ready += largest  # copies while a layer is written out
     ready += sum(2 * one.count * one.width for one in shape.layers if not one.factored)
     return float(ready + shape.held) * shape.item
 
 
-def query_chunk(shape: ModelShape, task: Task) -> int:
+def query_chunk(shape: ModelShape, task: Task, written: bool = False) -> int:
     """Queries asked at a time: as many as fit into a quarter of the memory."""
-    return max(1, min(task.queries, int(Room(task.memory).queries / max(1.0, query_bytes(shape, task)))))
+    return max(1, min(task.queries, int(Room(task.memory).queries / max(1.0, query_bytes(shape, task, written)))))
 
 
 def own_terms(shape: ModelShape, task: Task) -> Work:
@@ -230,6 +239,9 @@ def index_build(shape: ModelShape, task: Task) -> Work:
     """One pass over the training set, its gradients compressed in the eigenbasis and written."""
     n, r = task.points, min(task.numbers, shape.tracked)
     turned = sum(count * rotation(s, i, o, 1) for count, s, i, o in shape.each()) * n
+    turned += (
+        sum(count * 4.0 * i * o * (i + o) for count, _, i, o in shape.each()) * SENSED
+    )  # how much is lost is measured
     return Work(
         "index",
         2 * shape.forward * n,
@@ -264,15 +276,20 @@ def kept_bytes(shape: ModelShape, task: Task, k: int) -> float:
     return found if found <= Room(task.memory).kept else 0.0
 
 
+def tile_size(shape: ModelShape, task: Task) -> int:
+    """Examples of a batch."""
+    budget = Room(task.memory).batch
+    if task.bounded:
+        budget = 2 * budget // (1 + task.labels(shape.outputs))
+    return min(4096, task.points, max(1, budget // max(1, shape.held * shape.item)))
+
+
 def tile_bytes(shape: ModelShape, task: Task, labels: int = 1) -> float:
     """What a batch holds while it is captured and pulled back along so many labels.
 
     Several labels are put side by side, which copies; positions are brought to the second axis, which copies again.
     """
-    budget = Room(task.memory).batch
-    if task.bounded:
-        budget = 2 * budget // (1 + task.labels(shape.outputs))
-    tile = min(4096, task.points, max(1, budget // max(1, shape.held * shape.item)))
+    tile = tile_size(shape, task)
     copies = sum(count * s * o * (1 if s == 1 else 2) for count, s, _, o in shape.each()) if labels > 1 else 0
     return float(tile * (AUTOGRAD * shape.held + labels * (shape.edges + copies)) * shape.item)
 
@@ -280,7 +297,9 @@ def tile_bytes(shape: ModelShape, task: Task, labels: int = 1) -> float:
 METHODS: dict[str, Callable[[ModelShape, Task], Work]] = {
     "ekfac": lambda shape, task: after_factors(ekfac_factors(shape, task), scores(shape, task), shape),
     "kfac": lambda shape, task: after_factors(kfac_factors(shape, task), scores(shape, task), shape),
-    "diagonal": lambda shape, task: after_factors(diagonal_factors(shape, task), scores(shape, task), shape),
+    "diagonal": lambda shape, task: after_factors(
+        diagonal_factors(shape, task), scores(shape, task, written=True), shape
+    ),
     "hessian": exact,
     "ggn, block_cg": iterated,
     "self_influence, ekfac": lambda shape, task: after_factors(
@@ -293,4 +312,5 @@ METHODS: dict[str, Callable[[ModelShape, Task], Work]] = {
 
 def method_work(method: str, shape: ModelShape, task: Task) -> Work:
     """What a method takes, under its own name."""
-    return replace(METHODS[method](shape, task), method=method)
+    found = METHODS[method](shape, task)
+    return replace(found, method=method, peak=found.peak + WORKING)

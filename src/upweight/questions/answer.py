@@ -7,10 +7,11 @@ Solves are made on the shorter side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 
 from upweight._typing import Float, Tensor
@@ -20,6 +21,7 @@ from upweight.linop import BlockDiagonal
 from upweight.questions.measuring import Measurement
 from upweight.questions.sensitivity import damping_words
 from upweight.questions.terms import Tile
+from upweight.router import chunk
 from upweight.solve import Verdict
 from upweight.tiles.pairs import prepare_pairs
 
@@ -32,6 +34,10 @@ class Answer:
     order: str
     verdict: Verdict
     refused: int = 0
+
+
+DOUBLE, SHIFT_COPIES = 8, 4
+"""Bytes of a number, and arrays of shifted outputs that are held while a measurement is taken at them."""
 
 
 def first_order(
@@ -88,7 +94,7 @@ def at_newton_steps(
     """Every change's own Newton step, measured at shifted outputs; measured=None returns the steps."""
     results, refused, words = None, 0, None
     sides: dict[float, Callable[[Changes, Tensor], Tensor]] = {}
-    for tile in tiles:
+    for tile in _cut(fitted, tiles, measured):
         share = tile.changes.share
         words = damping_words(fitted, measured, tile.changes.block) if words is None else words
         correction = corrected(tile.changes, fitted.own_inverse(share), pull if share else None)
@@ -109,10 +115,26 @@ def at_first_moves(fitted: Fitted, tiles: Iterable[Tile], count: int, measured: 
     if fitted.iterates:
         solution = fitted.row_inverse(measured.outputs.numel()).solve(measured.output_rows())
         side, verdict = partial(_shifted, measured, solution.rows, pull), solution.verdict
-    for tile in tiles:
+    for tile in _cut(fitted, tiles, measured):
         side = side or _side(fitted, measured, 0.0, count, pull)
         results[:, tile.columns] = side(tile.changes, tile.changes.push).cpu()
     return Answer(results, "first", verdict)
+
+
+def _cut(fitted: Fitted, tiles: Iterable[Tile], measured: Measurement | None) -> Iterator[Tile]:
+    """Tiles of so few changes that what they shift the outputs of all queries by fits into a quarter of the memory."""
+    numbers = fitted.objective.space.size if measured is None else measured.outputs.numel()
+    size = chunk(SHIFT_COPIES * numbers, DOUBLE, fitted.objective.room.queries)
+    for tile in tiles:
+        count = len(tile.changes.push)
+        if count <= size:
+            yield tile
+            continue
+        columns = tile.columns
+        places = np.arange(columns.start, columns.stop) if isinstance(columns, slice) else columns
+        for start in range(0, count, size):
+            chosen = torch.arange(start, min(start + size, count), device=tile.changes.push.device)
+            yield Tile(places[start : start + size], tile.changes.select(chosen))
 
 
 def _shifted(
