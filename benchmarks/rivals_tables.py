@@ -48,7 +48,7 @@ def cell(found: dict[str, Any], plain: dict[str, Any]) -> str:
 def approximate(found: dict[str, Any], plain: dict[str, Any], warned: str) -> str:
     """The same of a library that approximates."""
     if found is plain:
-        return f"approximate: correlation {found['pearson']:.2f} with the exact answer"
+        return "an approximation, by design"
     moved = sum((a - b) ** 2 for a, b in zip(found["scores"], plain["scores"], strict=True)) ** 0.5
     moved /= sum(b**2 for b in plain["scores"]) ** 0.5
     if "frozen" in found["situation"]:
