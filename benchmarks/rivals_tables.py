@@ -14,6 +14,9 @@ NEAR = 1e-3
 APPROXIMATE = ("kronfluence",)
 """Libraries whose own answer is an approximation: they are held against their own answer to the plain situation."""
 
+OF_ITS_OWN = {"FutureWarning", "DeprecationWarning"}
+"""Warnings about a library's own code, not about what it was given."""
+
 OWN_DATA = ("kronfluence",)
 """Libraries that read a data set themselves, so that no loader can shuffle it."""
 
@@ -28,7 +31,7 @@ def cell(found: dict[str, Any], plain: dict[str, Any]) -> str:
     if "said" in found:
         said = found["said"].replace("|", "/")
         return f"refused: `{found['error']}`, “{said[:70]}{'…' if len(said) > 70 else ''}”"
-    warned = ", with a warning" if found["warned"] else ""
+    warned = ", with a warning" if set(found["warned"]) - OF_ITS_OWN else ""
     if found["nan"]:
         return bold(f"{found['nan']:.0%} of the scores are NaN", warned)
     if "shuffles" in found["situation"] and found["library"] in OWN_DATA:
@@ -48,7 +51,7 @@ def cell(found: dict[str, Any], plain: dict[str, Any]) -> str:
 def approximate(found: dict[str, Any], plain: dict[str, Any], warned: str) -> str:
     """The same of a library that approximates."""
     if found is plain:
-        return f"approximate: correlation {found['pearson']:.2f} with the exact answer"
+        return "an approximation, by design"
     moved = sum((a - b) ** 2 for a, b in zip(found["scores"], plain["scores"], strict=True)) ** 0.5
     moved /= sum(b**2 for b in plain["scores"]) ** 0.5
     if "frozen" in found["situation"]:

@@ -82,7 +82,7 @@ PROMISED = {
         "Linear ",
         r"\(2, 2, 19\) True",
         "Recording of 10 steps in 2 epochs",
-        r"\(2, 40\)",
+        r"\[?2, 40",
         "rounding",
     ],
     "docs/distributed.md": [r"1 ranks; \(5, 300\) effects; 300 rows in the index"],
