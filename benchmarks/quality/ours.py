@@ -67,7 +67,7 @@ def loss(problem: Problem, k: int) -> np.ndarray:
 def tuned(problem: Problem, retraining: Retraining) -> tuple[str, Any]:
     """The Fisher estimator and the filter that ``study.tune`` chooses; what it says of them is kept."""
     found = study(problem, curvature="ekfac").tune(
-        problem.tuning, train=retraining, refits=REFITS, seed=TUNING_SEED, progress=False
+        problem.tuning, train=retraining, measure=problem.measure, refits=REFITS, seed=TUNING_SEED, progress=False
     )
     (problem.folder / "tuning.json").write_text(json.dumps({"words": found.words}), "utf-8")
     return found.best.fisher, found.best.filter
