@@ -21,8 +21,8 @@ from tqdm import tqdm
 from upweight.evaluate import LDS, Comparison, SubsetTruth, compare, lds
 
 RESULTS = Path(__file__).resolve().parent / "results.json"
-DRAWS = 200
-"""Resamples of subsets and queries; five lie beyond each end of an interval."""
+DRAWS = 100
+"""Resamples of subsets and queries; two or three lie beyond each end of an interval."""
 
 MARGIN = 0.02
 """Of non-inferiority in LDS, stated before anything was measured."""
