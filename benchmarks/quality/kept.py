@@ -32,6 +32,8 @@ class Kept:
         started = time.process_time()
         try:
             scores = np.asarray(compute(), dtype=np.float64)
+            if not np.isfinite(scores).all():
+                raise ValueError(f"{(~np.isfinite(scores)).mean():.0%} of its scores are not finite")
         except Exception as error:
             path.with_suffix(".error").write_text(f"{type(error).__name__}: {str(error).splitlines()[0]}", "utf-8")
             print(f"{path.name}: {error!r}", flush=True)
@@ -45,13 +47,20 @@ class Kept:
         path.with_suffix(".json").write_text(json.dumps({"seconds": seconds}), "utf-8")
         print(f"{path.name}: {seconds:.1f} s", flush=True)
 
-    def get(self, method: str, count: int) -> tuple[np.ndarray, float] | None:
-        """Scores of the first ``count`` models, as the method combines them or else their mean, and all their seconds."""
+    def get(self, method: str, count: int, units: np.ndarray | None = None) -> tuple[np.ndarray, float] | None:
+        """Scores of the first ``count`` models, as the method combines them or else their mean, and all their seconds.
+
+        Args:
+            units: (models, m), what a query's scores are divided by for each model; none by default.
+        """
         together = self.path(method, f"0-{count - 1}")
         paths = [together] if together.exists() else [self.path(method, str(k)) for k in range(count)]
         if not all(path.exists() for path in paths):
             return None
-        scores = np.mean([np.load(path).astype(np.float64) for path in paths], 0)
+        each = [np.load(path).astype(np.float64) for path in paths]
+        if units is not None:
+            each = [one / unit[:, None] for one, unit in zip(each, units, strict=False)]
+        scores = np.mean(each, 0)
         return scores, sum(json.loads(path.with_suffix(".json").read_text("utf-8"))["seconds"] for path in paths)
 
     def error(self, method: str) -> str | None:

@@ -67,7 +67,7 @@ def loss(problem: Problem, k: int) -> np.ndarray:
 def tuned(problem: Problem, retraining: Retraining) -> tuple[str, Any]:
     """The Fisher estimator and the filter that ``study.tune`` chooses; what it says of them is kept."""
     found = study(problem, curvature="ekfac").tune(
-        problem.tuning, train=retraining, refits=REFITS, seed=TUNING_SEED, progress=False
+        problem.tuning, train=retraining, measure=problem.measure, refits=REFITS, seed=TUNING_SEED, progress=False
     )
     (problem.folder / "tuning.json").write_text(json.dumps({"words": found.words}), "utf-8")
     return found.best.fisher, found.best.filter
@@ -146,8 +146,14 @@ def put_tuned(kept: Kept, problem: Problem, models: int) -> None:
 
 def put_gauss_newton(kept: Kept, problem: Problem, models: int) -> None:
     """The damped Gauss-Newton answer by block conjugate gradients: at its own default λ, and at the setting's."""
-    for method, damping in (("ggn-λ", problem.damping), ("ggn", "auto")):
-        for k in range(min(models, GAUSS_NEWTON)):
+    dampings: dict[str, float | str] = {"ggn-λ": problem.damping, "ggn": "auto"}
+    if problem.stacks:  # where a solve is cheap, larger λ as well, with EK-FAC's answer beside
+        for times in (10, 100):
+            dampings[f"ggn-{times}λ"] = times * problem.damping
+            own = partial(influence, problem, 0, curvature="ekfac", damping=times * problem.damping)
+            kept.put(f"ekfac-{times}λ", "0", own)
+    for method, damping in dampings.items():
+        for k in range(min(models, GAUSS_NEWTON if method in ("ggn", "ggn-λ") else 1)):
             kept.put(
                 method,
                 str(k),

@@ -37,6 +37,11 @@ ROWS = {
     "ekfac-λ": Row("EK-FAC, λ", "ours"),
     "ggn": Row("damped Gauss-Newton by block CG, a tenth of EK-FAC's mean eigenvalue", "ours"),
     "ggn-λ": Row("damped Gauss-Newton by block CG, λ", "ours"),
+    **{
+        f"{kind}-{times}λ": Row(f"{label}, {times} λ", "ours")
+        for times in (10, 100)
+        for kind, label in (("ekfac", "EK-FAC"), ("ggn", "damped Gauss-Newton by block CG"))
+    },
     "source": Row("SOURCE, 6 segments", "ours"),
     "tuned": Row("**`study.tune`**, ten retrainings", "ours"),
     "kronfluence": Row("kronfluence EK-FAC, its default damping 1e-8", "peer"),
@@ -91,6 +96,8 @@ PAIRS = (
         )
     ),
     ("ggn-λ", "ekfac-λ", "order"),
+    ("ggn-10λ", "ekfac-10λ", "order"),
+    ("ggn-100λ", "ekfac-100λ", "order"),
     ("ekfac-λ", "kfac-λ", "order"),
     ("kfac-λ", "identity", "order"),
     ("tuned", "ekfac", "order"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from quality.kept import Kept
 from quality.problem import PROBLEMS, Problem
 from quality.rows import COUNTS, PAIRS, ROWS
@@ -20,8 +21,8 @@ from tqdm import tqdm
 from upweight.evaluate import LDS, Comparison, SubsetTruth, compare, lds
 
 RESULTS = Path(__file__).resolve().parent / "results.json"
-DRAWS = 200
-"""Resamples of subsets and queries; five lie beyond each end of an interval."""
+DRAWS = 100
+"""Resamples of subsets and queries; two or three lie beyond each end of an interval."""
 
 MARGIN = 0.02
 """Of non-inferiority in LDS, stated before anything was measured."""
@@ -78,12 +79,21 @@ def told(comparison: Comparison) -> dict[str, Any]:
 def board_of(problem: Problem, methods: Iterable[str], counts: Iterable[int]) -> Board:
     """All that is kept of one setting."""
     board, kept = Board(SubsetTruth.load(TRUTHS / f"{problem.name}.npz")), Kept(problem.folder)
+    units = residuals(problem) if problem.measure == "prediction" else None
     for method in tqdm(list(methods), desc=problem.name):
         for count in counts:
-            found = kept.get(method, count)
+            of_loss = ROWS[method].group != "baseline"
+            found = kept.get(method, count, units if of_loss else None)
             if found is not None:
                 board.add(method, count, *found)
     return board
+
+
+def residuals(problem: Problem) -> np.ndarray:
+    """f − y of every model and query: with ½(f − y)², what turns scores of the loss into scores of the prediction, exactly."""
+    X, y = problem.query
+    with torch.no_grad():
+        return np.stack([(model(X) - y).squeeze(1).double().numpy() for model in problem.models(problem.count)])
 
 
 def record(problem: Problem) -> dict[str, Any]:
