@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "examples" / "paper"
 EXPERIMENTS = sorted(path.stem for path in FOLDER.glob("a*_*.py"))
-SLOW = {"a4_unconverged_network"}
+SLOW = {"a4_unconverged_network", "a5_appendix_b", "a11_wrong_labels"}
 FETCHED = {"a11_wrong_labels": "spam.json.gz"}
 
 
