@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,14 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "examples" / "paper"
 EXPERIMENTS = sorted(path.stem for path in FOLDER.glob("a*_*.py"))
 SLOW = {"a4_unconverged_network", "a5_appendix_b", "a11_wrong_labels"}
+LESS = {
+    "a10_groups": {"Spearman, order='first'": (0.8, 1)},  # fifteen groups
+    "a11_wrong_labels": {  # few e-mails of few words, whose wrong labels the model cannot learn by heart
+        "fixed at 10 % checked, influence above loss": (-0.05, 1),
+        "fixed at 10 % checked, random": (0.05, 0.15),
+    },
+}
+"""What small sizes keep where they cannot keep what the full ones should."""
 FETCHED = {"a11_wrong_labels": "spam.json.gz"}
 
 
