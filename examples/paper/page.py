@@ -24,7 +24,7 @@ SMALL = " **Small size**: the full one has not been run yet."
 def number(value: float) -> str:
     """Four figures; more of what is close to one; integers as they are."""
     if 0.999 < value < 1:
-        return f"{value:.6f}"
+        return f"{value:.6f}".rstrip("0").rstrip(".")
     return f"{value:,.0f}" if value == int(value) and abs(value) >= 10 else f"{value:.4g}"
 
 
