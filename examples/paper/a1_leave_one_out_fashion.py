@@ -5,7 +5,7 @@ from pathlib import Path
 from a1_leave_one_out import leave_out
 from experiment import Result, report
 
-SIZES = {"small": ("digits", 1_000, 10), "full": ("fashion", 55_000, 50)}
+SIZES = {"small": ("digits", 1_400, 12), "full": ("fashion", 55_000, 50)}
 
 
 def run(size: str, folder: Path) -> Result:

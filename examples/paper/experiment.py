@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -57,7 +56,6 @@ class Result:
     rows: list[Row] = field(default_factory=list)
     why: str = ""
     figure: Any = field(default=None, repr=False)
-    seconds: float = 0.0
 
     def add(
         self, what: str, ours: float, paper: str = "", least: float | None = None, most: float | None = None
@@ -74,7 +72,7 @@ class Result:
     def save(self, name: str, size: str, folder: Path) -> None:
         """Numbers as JSON, the figure as PNG."""
         folder.mkdir(parents=True, exist_ok=True)
-        held = asdict(Result(self.title, self.paper, self.setting, self.rows, self.why, None, round(self.seconds)))
+        held = asdict(Result(self.title, self.paper, self.setting, self.rows, self.why))
         held["rows"] = [asdict(row) | {"met": row.met} for row in self.rows]
         held.pop("figure")
         if self.figure is not None:
@@ -93,14 +91,12 @@ def report(name: str, run: Callable[[str, Path], Result]) -> None:
     )
     asked = parser.parse_args()
     out = asked.out or (RESULTS if asked.size == "full" else WORK / "small")
-    if (out / f"{name}.json").exists() and not asked.again:
-        print(f"{name}: finished before, see {out / name}.json; --again runs it again")
+    kept = out / f"{name}.json"
+    if kept.exists() and json.loads(kept.read_text("utf-8"))["size"] == asked.size and not asked.again:
+        print(f"{name}: finished before, see {kept}; --again runs it again")
         return
     print(f"{name}, {asked.size} size", flush=True)
-    begun = time.perf_counter()
-    result = run(asked.size, WORK / f"{name}-{asked.size}")
-    result.seconds = time.perf_counter() - begun
-    result.save(name, asked.size, out)
+    run(asked.size, WORK / f"{name}-{asked.size}").save(name, asked.size, out)
 
 
 def scatter(axes: Any, predicted: np.ndarray, actual: np.ndarray, title: str, label: str = "") -> None:
