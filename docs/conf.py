@@ -24,6 +24,7 @@ extensions = [
     "plain_docstrings",
 ]
 templates_path = ["_templates"]
+suppress_warnings = ["sphinx_gallery.duplicate_filename"]  # examples/paper is no part of the gallery
 exclude_patterns = ["_build", "_templates", "examples/*.ipynb", "examples/*.py"]
 
 myst_enable_extensions = ["colon_fence", "attrs_inline"]
