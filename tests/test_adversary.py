@@ -12,6 +12,8 @@ import upweight as uw
 from test_bad_input import refused
 from upweight import errors
 from upweight.evaluate import mislabel_detection
+from upweight.evaluate.calibration import Calibration
+from upweight.report.judgement import CARE, GOOD, refits
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +110,14 @@ def test_a_search_that_leaves_one_cluster_says_no_error():
     left = np.delete(groups, np.asarray(found.ids, dtype=int))
     assert float(found.after) < 0 < float(found.before)
     assert np.isnan(found.after.standard_error) == (len(np.unique(left)) == 1)
+
+
+def test_the_report_does_not_call_them_real_refits_either():
+    predicted = np.array([[0.1, -0.2, 0.3]])
+    made = {
+        truth: refits(Calibration(predicted, predicted * 1.01, np.arange(1), np.arange(3), "loss", "nats", truth))
+        for truth in ("refit", "smoothed", "pbrf")
+    }
+    assert made["refit"].light == GOOD and "really left out" in made["refit"].words
+    assert made["smoothed"].light == CARE and "refits of the smoothed objective" in made["smoothed"].words
+    assert made["pbrf"].light == CARE and "proximal responses" in made["pbrf"].words

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from upweight.evaluate.calibration import Calibration
+from upweight.evaluate.calibration import LIMITS, WORDS, Calibration
 from upweight.gradients.stationarity import LIMIT
 from upweight.questions.trust import FAR, FLAT, HIGH_LEVERAGE, MUCH_DAMPING, Trust
 from upweight.solve import Verdict
@@ -67,6 +67,9 @@ def refits(calibration: Calibration | None) -> Finding:
     if calibration.concerns:
         return Finding(BAD, name, _sentence("; ".join(calibration.concerns)))
     k = len(calibration.train_ids)
+    if calibration.truth in LIMITS:
+        words = f"{k} points: {WORDS[calibration.truth][0]} were {calibration.slope:.3f} times what was predicted (correlation {calibration.pearson:.4f}){LIMITS[calibration.truth]}."
+        return Finding(CARE, name, words)
     return Finding(
         GOOD,
         name,
