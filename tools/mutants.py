@@ -1071,7 +1071,7 @@ MUTANTS = [
         "block CG: unconverged answers are called converged",
         "solve/cg.py",
         "reached = residual <= self.tolerance",
-        "reached = residual <= HOPELESS",
+        "reached = residual <= max(self.tolerance, self.accept)",
     ),
     Mutant(
         "ranks: eigenvalues of one rank's own examples",

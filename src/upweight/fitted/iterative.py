@@ -93,6 +93,9 @@ def _mean(hessian: LinearHessian, exact: Exact) -> float:
 MINIBATCH = 256
 """Examples of a stochastic solver's minibatch."""
 
+NEARLY = 1e-3
+"""Residual up to which block conjugate gradients that ran out of steps still answer a question, and say so."""
+
 RANK = 100
 """Of the low-rank solvers."""
 
@@ -178,6 +181,7 @@ def _block_cg(network: Network) -> Inverse:
         fast,
         fast.in_type(torch.float64),
         precondition,
+        accept=NEARLY,
         keep=keep,
         verdict=network.verdict(f"block conjugate gradients{words}"),
         **asked.given("steps", "tolerance"),

@@ -23,9 +23,6 @@ from upweight.solve.verdict import Solution, Verdict
 TOLERANCE = 1e-7
 """Relative residual, row by row, in float64: errors in scores are of this size times the condition met."""
 
-HOPELESS = 1e-3
-"""Residual above which a stopped iteration is no answer; below it one that says it is unconverged."""
-
 UNASKED = Verdict("block conjugate gradients")
 """The verdict before any row has been solved for."""
 
@@ -40,6 +37,7 @@ class BlockCG(Iterated):
         precondition: V ↦ V M⁻¹ in working precision, M ≈ A.
         gauge: orthonormal rows along which A vanishes; the answer has no part along them.
         steps: the most steps taken before giving up.
+        accept: a residual up to which an answer that stopped above the tolerance is returned, called unconverged; 0 raises.
         keep: keep every direction (steps·k rows of p), or the last block only (five blocks of k rows).
 
     Error and cost:
@@ -53,6 +51,7 @@ class BlockCG(Iterated):
     gauge: Float[Tensor, "g p"] | None = None
     steps: int = 200
     tolerance: float = TOLERANCE
+    accept: float = 0.0
     keep: bool = True
     verdict: Verdict = UNASKED
 
@@ -60,8 +59,8 @@ class BlockCG(Iterated):
         """V A⁻¹, with the steps taken and the largest relative residual of these rows.
 
         Raises:
-            NotConverged: the steps ran out at a residual above ``HOPELESS``; between it and the tolerance the verdict says
-                that the answer is unconverged.
+            NotConverged: the steps ran out at a residual above both the tolerance and ``accept``; between the two the verdict
+                says that the answer is unconverged.
         """
         rows = off_gauge(rows.double(), self.gauge)
         scale = rows.norm(dim=1, keepdim=True).clamp_min(TINY)
@@ -74,7 +73,7 @@ class BlockCG(Iterated):
             left = off_gauge(wanted - self.exact.after(answer), self.gauge)
             before, residual = residual, float(left.norm(dim=1).max())
             stuck = taken >= self.steps or (not used and residual > before / 2)
-            if residual > max(self.tolerance, HOPELESS) and stuck:
+            if residual > max(self.tolerance, self.accept) and stuck:
                 raise NotConverged(
                     f"block conjugate gradients stopped after {taken} steps at a relative residual of {residual:.2g}. "
                     f"Expected {self.tolerance:.0e}; add damping, allow more steps (uw.Solver('block_cg', steps=…)), or use solver='cholesky'."
