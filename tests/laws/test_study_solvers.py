@@ -254,3 +254,18 @@ def test_blocks_take_no_solver_at_all_and_cholesky_means_the_exact_matrix():
 def test_no_damping_and_zero_damping_are_one_thing():
     (a, data), (b, _) = (study_with("auto", curvature="ekfac", damping=value) for value in (None, 0.0))
     np.testing.assert_array_equal(a.upweight(data.query).values, b.upweight(data.query).values)
+
+
+@pytest.mark.filterwarnings("ignore::upweight.errors.NotStationaryWarning")
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda study, data: study.upweight(data.query),
+        lambda study, data: study.drop_group([[0, 1]], data.query, order="first"),
+        lambda study, data: study.perturb([0], data.query),
+    ],
+)
+def test_no_question_passes_an_unconverged_answer_on_in_silence(ask):
+    study, data = study_with(uw.Solver("lanczos", rank=2, steps=8))
+    with pytest.warns(uw.errors.ApproximationWarning, match="stopped at a relative residual"):
+        ask(study, data)

@@ -79,6 +79,7 @@ def solve(fitted: Fitted, measured: Measurement) -> Solved:
         return Solved(rows, _constant(fitted, sum_of(along)), str(fitted.blocked.inverse.verdict))
     found = measured.rows()
     solution = fitted.row_inverse(len(found)).solve(found)
+    solution.verdict.warn()
     return of_rows(fitted, solution.rows, str(solution.verdict), layouts_of(fitted))
 
 

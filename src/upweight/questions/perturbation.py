@@ -51,6 +51,7 @@ def perturb(question: Question, which: Any) -> InputGradient:
     places = fitted.positions(which)
     rows = measured.rows()
     solution = fitted.row_inverse(len(rows)).solve(rows)
+    solution.verdict.warn()
     part = Chosen(fitted.objective.examples, places)
     found = []
     for start in range(0, len(part), TILE):

@@ -214,12 +214,7 @@ class Question:
                 f"the effect of {plain(list(columns)[column])!r} on {plain(rows[row])!r} is {float(answer.values[row, column])} ({int(bad.sum())} of {bad.numel()} are not finite). "
                 "Expected finite inputs, targets and measures; look at this query, at what is changed, and at the measure."
             )
-        if not answer.verdict.converged:
-            warnings.warn(
-                f"the solver stopped at a relative residual of {answer.verdict.residual:.2g} ({answer.verdict.method}). Expected a converged answer: take more steps, a higher rank or more damping, or solver='block_cg'.",
-                ApproximationWarning,
-                stacklevel=5,
-            )
+        answer.verdict.warn(stacklevel=6)
         condition = answer.verdict.condition or 0.0
         if condition > ILL_CONDITIONED:
             warnings.warn(

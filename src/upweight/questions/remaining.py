@@ -60,7 +60,9 @@ class Remaining:
 
     def first(self, gradient: Float[Tensor, "p"]) -> Tensor:
         """−Δψ P."""
-        return -self.fitted.row_inverse(1).solve(gradient.unsqueeze(0)).rows[0].double()
+        found = self.fitted.row_inverse(1).solve(gradient.unsqueeze(0))
+        found.verdict.warn()
+        return -found.rows[0].double()
 
     def move(self, gradient: Float[Tensor, "p"], change: LinearOperator, what: str) -> Tensor:
         """δ; to first order, and counted as refused, where what remains is not positive definite.

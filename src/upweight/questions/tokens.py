@@ -96,7 +96,9 @@ def _solved(fitted: Fitted, rows: Float[Tensor, "m p"], count: int) -> Float[Ten
     if fitted.structured:
         dtype = torch.promote_types(fitted.objective.theta.dtype, torch.float32)
         return rows.to(dtype) @ fitted.blocked.inverse.operator
-    return fitted.row_inverse(count).solve(rows).rows
+    found = fitted.row_inverse(count).solve(rows)
+    found.verdict.warn()
+    return found.rows
 
 
 def _train(fitted: Fitted, question: Question, chosen: Chosen, rows: Float[Tensor, "m p"]) -> Float[Tensor, "m k t"]:
