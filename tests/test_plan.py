@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,7 @@ def study(**how):
 
 
 def test_shapes_are_read_off_the_model():
-    found = shape_of(study()[0].fitted.engine)
+    found = shape_of(study()[0].fitted.engine, passes=True)
     assert found.layers == SMALL.layers and found.tracked == 11 * 20 + 21 * 3 == found.parameters
     assert found.forward == 2 * (10 * 20 + 20 * 3)  # torch counts no bias
 
@@ -146,3 +148,15 @@ def test_the_command_prints_the_plan_of_a_factory(tmp_path, monkeypatch):
     said = json.loads(done.stdout)
     assert "7 queries" in said["sentence"] and {row["method"] for row in said["methods"]} >= {"ekfac", "hessian"}
     assert "peak memory" in CliRunner().invoke(app, ["plan", "planned:make"]).stdout
+
+
+def test_factors_are_fitted_without_what_only_a_plan_needs():
+    script = (
+        "import sys, torch, upweight as uw\n"
+        "net = torch.nn.Sequential(torch.nn.Linear(400, 300), torch.nn.ReLU(), torch.nn.Linear(300, 2)).eval()\n"
+        "X, y = torch.randn(8, 400), torch.arange(8) % 2\n"
+        "uw.Study(net, (X, y), loss='cross_entropy', curvature='ekfac').fitted.blocked.inverse\n"
+        "print('torch.utils.flop_counter' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"

@@ -74,7 +74,7 @@ def planned(model: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     engine = study_of(model, "ekfac")[0].fitted.engine
-    shape = shape_of(engine)
+    shape = shape_of(engine, passes=True)
     return {"shape": asdict(shape), "rates": asdict(Rates.measured(engine, shape, time.process_time))}
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from upweight.gradients import Engine, LinearEngine, NetworkEngine
 from upweight.gradients.guard import as_found
@@ -45,7 +44,7 @@ class ModelShape:
 
     Attributes:
         layers: its tracked layers.
-        forward: FLOPs of the forward pass of one example, two a multiplication.
+        forward: FLOPs of the forward pass of one example, two a multiplication; NaN where they were not counted.
         outputs: of one example.
         parameters: of the whole model, tracked or not.
         item: bytes a number.
@@ -73,8 +72,12 @@ class ModelShape:
         return [(one.count, one.positions, one.inputs, one.outputs) for one in self.layers if one.factored]
 
 
-def shape_of(engine: Engine) -> ModelShape:
-    """The shapes of a fitted model, from a pass over two of its examples."""
+def shape_of(engine: Engine, passes: bool = False) -> ModelShape:
+    """The shapes of a fitted model, from a pass over two of its examples.
+
+    Args:
+        passes: count the FLOPs of a pass as well, which bytes do not need and which takes torch a second to get ready for.
+    """
     objective = engine.objective
     batch = objective.moved(objective.examples.read(slice(0, min(SAMPLED, objective.count))))
     outputs, targets, jacobian = engine.linearised(batch)
@@ -82,7 +85,7 @@ def shape_of(engine: Engine) -> ModelShape:
     held = engine.held if isinstance(engine, NetworkEngine) else sum(one.inputs + one.outputs for one in layers)
     return ModelShape(
         layers,
-        _forward(engine, batch) / len(outputs),
+        _forward(engine, batch) / len(outputs) if passes else float("nan"),
         objective.outputs,
         sum(value.numel() for value in objective.model.parameters()),
         objective.theta.element_size(),
@@ -106,6 +109,8 @@ def _layer(layer: LayerJacobian) -> LayerShape:
 
 
 def _forward(engine: Engine, batch: object) -> float:
+    from torch.utils.flop_counter import FlopCounterMode
+
     with as_found(engine.objective.model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         engine.objective.forward(engine.objective.model, batch)
     return float(counter.get_total_flops())

@@ -23,7 +23,7 @@ def plan_of(
         count = len(fitted.adapted.codec.read(query, "query"))
     if count < 1:
         raise ConfigError(f"plan found {count} queries. Expected one or more; pass data, or how many there will be.")
-    shape, settings = shape_of(fitted.engine), fitted.settings
+    shape, settings = shape_of(fitted.engine, passes=True), fitted.settings
     limit = read_bytes(memory) if memory is not None else settings.budget
     task = Task(
         fitted.objective.count,
