@@ -85,6 +85,22 @@ def test_a_study_of_a_trainer_is_that_of_its_model_and_data(run):
     assert trainer.model.training
 
 
+def test_a_run_in_bfloat16_is_studied_by_its_own_forward_pass(tmp_path):
+    data = [{**row, "labels": k % 2} for k, row in enumerate(padded(sentences(8), "right"))]
+    model = bert(torch.float32)
+    trainer = trainer_of(model, Seen(data), tmp_path, bf16=True)
+    trainer.train()
+    assert "_original_forward" in vars(trainer.model)  # accelerate has put autocast around it
+    wrapped, fresh = hf.from_trainer(trainer, **EKFAC), bert(torch.float32)
+    fresh.load_state_dict(model.state_dict())
+    plain = hf.sequence_classification(fresh, data, **EKFAC)
+    assert wrapped.coverage == plain.coverage
+    query = labelled(2, 5)
+    assert relative(wrapped.drop(query, order="first").values, plain.drop(query, order="first").values) < 1e-5
+    assert any("half precision" in note for note in wrapped.fitted.adapted.notes)
+    assert "_original_forward" in vars(trainer.model)
+
+
 def test_the_order_is_the_one_in_which_data_were_read(run):
     _, _, read, recording = run
     assert len(recording.order) == EPOCHS

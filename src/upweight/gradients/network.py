@@ -326,8 +326,13 @@ def _rows_by_rules(general: VmapEngine, watched: tuple[Site, ...], trial: Trial)
         return sum_of([rows for rows, _ in alone]), set().union(*(names for _, names in alone))
     for place, (site, _) in enumerate(captured.calls):
         try:
-            found += [(block.layout, block.own_rows()) for block in captured.blocks_of(place, gradients[place])]
+            rows = [(block.layout, block.own_rows()) for block in captured.blocks_of(place, gradients[place])]
         except FAILURES:
+            broken.add(site.name)
+            continue
+        if all(own.shape[1] == layout.width for layout, own in rows):
+            found += rows
+        else:  # the wrong axis was taken for the examples, and the numbers happened to fit
             broken.add(site.name)
     return added_rows(found) if found else torch.zeros_like(trial.truth), broken
 

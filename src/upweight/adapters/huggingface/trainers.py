@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ from torch import nn
 from upweight._typing import Tensor
 from upweight.adapters.huggingface.sequences import Collate
 from upweight.errors import ConfigError, InputError, ModelError
+
+WRAPPED = "_original_forward"
+"""Where accelerate keeps the forward pass that it has put another around."""
 
 CLASSIFIER, CAUSAL = "ForSequenceClassification", ("ForCausalLM", "LMHeadModel")
 
@@ -52,7 +56,20 @@ def read_trainer(trainer: Any) -> Trained:
     loader = trainer.get_train_dataloader()
     data, collate = loader.dataset, loader.collate_fn
     _require_same(collate, data)
-    return Trained(model, data, collate, name.endswith(CAUSAL), _notes(trainer))
+    return Trained(_unwrapped(model), data, collate, name.endswith(CAUSAL), _notes(trainer))
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model with its own forward pass, on the same parameters; accelerate puts autocast around that of a run in bf16 or fp16.
+
+    Autocast rounds each weight's gradient, and layer rules cannot be told from wrong ones through that.
+    """
+    if WRAPPED not in vars(model):
+        return model
+    plain = copy.copy(model)
+    for name in ("forward", WRAPPED):
+        vars(plain).pop(name, None)
+    return plain
 
 
 def _require_plain_loss(trainer: Any, base: type) -> None:
@@ -92,6 +109,8 @@ def _notes(trainer: Any) -> tuple[str, ...]:
         )
     if getattr(args, "dataloader_drop_last", False):
         found.append("The run left out the last incomplete batch of every epoch")
+    if args.bf16 or args.fp16:
+        found.append("The run computed in half precision; its objective is that of the parameters as they are kept")
     epoch = float(getattr(trainer.state, "epoch", 0) or 0)
     if epoch < 1:
         found.append(f"The run read {epoch:.0%} of its data: some sequences it has not seen")
