@@ -97,6 +97,7 @@ $(PEERS)/.ready: benchmarks/peers.txt
 $(BERGSON)/.ready: benchmarks/bergson.txt
 	$(PYTHON) -m venv $(BERGSON)
 	$(BERGSON)/bin/python -m pip install --quiet --requirement benchmarks/bergson.txt
+	$(BERGSON)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio  # built for CUDA, they do not load beside a torch for the CPU
 	touch $@
 
 $(READY): pyproject.toml $(LOCK)
