@@ -14,7 +14,7 @@ from upweight.router import chunk
 from upweight.store import Store
 from upweight.store.shards import Shard
 
-BLOCK_BYTES = 2**24
+BLOCK_BYTES = 2**22
 """A block of rows once it is in float32: large enough for an efficient product, small enough to stay in cache."""
 
 
@@ -69,12 +69,15 @@ class Held:
 
     def scores(self, sought: Sought) -> Iterator[tuple[Int[Tensor, "b"], Float[Tensor, "m b"], Float[Tensor, "m b"]]]:
         """Row numbers, effects and how far each may be off, block by block in the order of the rows; 0 without bounds."""
+        wide = torch.empty(
+            self._block, sought.rows.shape[1], dtype=sought.rows.dtype
+        )  # one for all: memory anew is paged in anew
         for rows, arrays in self._blocks():
-            held = torch.from_numpy(arrays["rows"]).to(sought.rows.dtype)
+            held = wide[: len(rows)].copy_(torch.from_numpy(arrays["rows"]))
             products = sought.rows @ held.T  # (m, b)
             if self.rounding.scaled:
                 products *= torch.from_numpy(arrays["scale"]).to(products.dtype)
-            weights = self.weights[rows]
+            weights = self.weights[int(rows[0]) : int(rows[-1]) + 1]
             effects = (products.double() + sought.constant[:, None]) * weights
             yield rows, effects, weights * self._radius(sought, arrays, products)
 
@@ -92,8 +95,12 @@ class Held:
             found += sought.error[:, None] * (torch.from_numpy(arrays["own"]).double() + sought.pull)
         return found
 
+    @property
+    def _block(self) -> int:
+        return chunk(max(1, len(self.rounding.typical)), 4, BLOCK_BYTES)
+
     def _blocks(self) -> Iterator[tuple[Int[Tensor, "b"], dict[str, np.ndarray]]]:
-        size = chunk(max(1, len(self.rounding.typical)), 4, BLOCK_BYTES)
+        size = self._block
         for shard in self.shards:
             with self.store.mapped(shard) as arrays:
                 for start in range(0, shard.stop - shard.start, size):
