@@ -1,10 +1,11 @@
 """Scores of the language model's 50 queries against its 2,048 training sequences, by every library, for its LDS.
 
-python language/scores.py language-upweight        EK-FAC, factors from every fourth sequence, uncompressed; then an index of the same study in a sixteenth of LoGra's bytes
+python language/scores.py language-upweight        EK-FAC, factors from every fourth sequence, uncompressed; then indexes of the same study in LoGra's bytes and parts of them
 python language/scores.py language-kronfluence     in benchmarks/.peers; its own damping, a tenth of the mean eigenvalue
 python language/scores.py language-bergson         in benchmarks/.bergson; its own settings
 
-LoGra keeps 64 × 64 numbers of each of the 24 layers in float16, 196,608 bytes a sequence; the index 12,284 in int8 and a scale.
+LoGra keeps 64 × 64 numbers of each of the 24 layers in float16, 196,608 bytes a sequence; the index 12,284 in int8 and a scale, or eight times
+as many signs.
 """
 
 from __future__ import annotations
@@ -21,6 +22,14 @@ from transformer.problem import plain_epoch, sequence_loss
 warnings.simplefilter("ignore")
 LOGRA_BYTES = 24 * 64 * 64 * 2
 KEPT = {"compression": "eigenbasis", "size": LOGRA_BYTES // 16 - 4, "dtype": "int8"}
+INDEXES = {
+    "index": KEPT,
+    "sketch": {"compression": "sketch", "size": 8 * (LOGRA_BYTES // 16 - 4), "dtype": "bit"},
+    "sketch-4": {"compression": "sketch", "size": 8 * (LOGRA_BYTES // 4 - 4), "dtype": "bit"},
+    "sketch-1": {"compression": "sketch", "size": 8 * (LOGRA_BYTES - 4), "dtype": "bit"},
+    "logra": {"compression": "logra", "size": 64, "dtype": "float16"},
+}
+"""What is kept by each index: a sixteenth of LoGra's bytes, a quarter, and as many."""
 BATCH = 32
 SHARE = 0.25
 """Of the sequences, evenly spaced, that our factors are estimated from."""
@@ -41,20 +50,31 @@ def ours(row: Row, data) -> np.ndarray:
     np.save(DATA / "scores" / f"{row.name}.npy", effects.values)
     with row.phase("one query, recomputed"):
         study.drop((Xt[:1], yt[:1]), order="first")
-    shutil.rmtree(DATA / "language-index", ignore_errors=True)
-    with row.phase("index"):
-        index = uw.Index.build(study, DATA / "language-index", **KEPT)
-    for phase, count in (("one query, cold", 1), *[("one query", 1)] * 5, ("50 queries", len(Xt))):
+    accuracies = [f"{name}: {_index(row, study, name, (Xt, yt))}" for name in INDEXES]
+    row.notes = f"{effects.verdict}. {'; '.join(accuracies)}"
+    return effects.values
+
+
+def _index(row: Row, study, name: str, query) -> str:
+    """Build one index and ask it; its scores are kept, and its accuracy told."""
+    import upweight as uw
+
+    folder = DATA / f"language-{name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    with row.phase(name):
+        index = uw.Index.build(study, folder, **INDEXES[name])
+    for phase, count in ((f"{name}, one query", 1), *[(f"{name}, one query", 1)] * 5, (f"{name}, 50 queries", None)):
         before = row.seconds.get(phase, float("inf"))
         with row.phase(phase):
-            index.query((Xt[:count], yt[:count]), k=20)
+            index.query(tuple(part[:count] for part in query), k=20)
         row.seconds[phase] = min(row.seconds[phase], before)  # the fastest of five, as of T_epoch
-    found = index.query((Xt, yt), k=len(X))
-    scores = np.zeros((len(Xt), len(X)))
+    n = study.objective.count
+    found = index.query(query, k=n)
+    scores = np.zeros((len(query[0]), n))
     np.put_along_axis(scores, found.top_ids, found.top, 1)
-    np.save(DATA / "scores" / "language-index.npy", scores)
-    row.notes = f"{effects.verdict}. {index.info()}"
-    return effects.values
+    np.save(DATA / "scores" / f"language-{name}.npy", scores)
+    shutil.rmtree(folder)
+    return f"{index.info().row_bytes:,.0f} bytes, {index.info().accuracy}"
 
 
 def peer(row: Row, kind: str, data) -> np.ndarray:

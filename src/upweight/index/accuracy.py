@@ -65,6 +65,11 @@ def sampled(fitted: Fitted, count: int, odd: bool = False) -> Chosen:
     return Chosen(fitted.objective.examples, places[1::2] if odd and len(places) > 1 else places[::2])
 
 
+def few(width: int, most: int) -> int:
+    """Points whose compressed rows may be held together in float64."""
+    return max(QUERIES, min(most, HELD_BYTES // (8 * width)))
+
+
 def measure_accuracy(fitted: Fitted, basis: Basis, rounding: Rounding, tile: int) -> Accuracy:
     """Score a sample both ways, a tile of points at a time where the queries may be written out, else a layer at a time."""
     question = Question(fitted, sampled(fitted, _queries(fitted, basis), odd=True), "loss", "first")
@@ -73,7 +78,7 @@ def measure_accuracy(fitted: Fitted, basis: Basis, rounding: Rounding, tile: int
     theta = fitted.objective.theta
     copies = 1 if fitted.settings.memory is None else 4  # while they are solved for
     whole = not fitted.structured or copies * QUERIES * len(theta) * theta.element_size() <= held_bytes(fitted)
-    points = sampled(fitted, POINTS if whole else _few(fitted))
+    points = sampled(fitted, few(basis.width, POINTS) if whole else _few(fitted))
     solved, kept, stored, exact = solve(fitted, measured) if whole else None, [], [], []
     for _, layers, _ in gradients(fitted, points, tile):
         rows = compressed(layers, basis.projection)[:, 0]

@@ -18,13 +18,14 @@ from upweight.curvature import damped, ekfac, mean_eigenvalue
 from upweight.errors import ConfigError
 from upweight.fitted import Fitted
 from upweight.fitted.blocked import AUTO_DAMPING
-from upweight.index.settings import MASS, MOST, WHOLE, Compression
+from upweight.index.settings import MASS, MOST, SKETCH, WHOLE, Compression
 from upweight.linop import (
     BlockDiagonal,
     BlockProjection,
     Damped,
     Dense,
     Diagonal,
+    Hashed,
     Identity,
     Kronecker,
     KroneckerEigen,
@@ -44,7 +45,7 @@ class Basis:
     """What is kept, and the curvature it was chosen by.
 
     Attributes:
-        kind: 'eigenbasis', 'logra' or 'none'.
+        kind: 'eigenbasis', 'sketch', 'logra' or 'none'.
         projection: gradient rows to the numbers that are kept, layer by layer.
         chosen: for every part, which coordinates of its eigenbasis; None where the parts have none.
         curvature: the blocks the eigenbasis is of; None where nothing is turned.
@@ -104,11 +105,13 @@ def choose(fitted: Fitted, wanted: Compression, layouts: Sequence[Layout]) -> Ba
     if kind == "none":
         parts = tuple((layout, Picked(layout.width, torch.arange(layout.width))) for layout in layouts)
         return Basis(kind, BlockProjection(size, parts), None, None, False)
+    if kind in ("logra", "sketch") and not fitted.structured:
+        raise ConfigError(
+            f"compression={kind!r} found curvature={fitted.kind!r}, whose inverse does not act on projected gradients. Expected a structured one, such as 'ekfac'; or take compression='eigenbasis'."
+        )
+    if kind == "sketch":
+        return _sketched(fitted, wanted)
     if kind == "logra":
-        if not fitted.structured:
-            raise ConfigError(
-                f"compression='logra' found curvature={fitted.kind!r}, whose inverse does not act on projected gradients. Expected a structured one, such as 'ekfac'; or take compression='eigenbasis'."
-            )
         curvature = fitted.blocked.curvature
         projection = two_sided(curvature, *wanted.sides, seed=wanted.seed)
         return Basis(kind, _in_type(projection, fitted), None, curvature, True)
@@ -128,6 +131,46 @@ def _truncated(fitted: Fitted, curvature: BlockDiagonal, own: bool, wanted: Comp
         parts.append((layout, piece))
     projection = BlockProjection(fitted.objective.space.size, tuple(parts))
     return Basis("eigenbasis", projection, tuple(chosen), curvature, own)
+
+
+def _sketched(fitted: Fitted, wanted: Compression) -> Basis:
+    """Whitened by (Λ + λ)^−½, each layer in a share of the numbers that is its share of the scores.
+
+    With r_l numbers a layer the variance is Σ_l ‖x_l‖²‖g_l‖²/r_l in the inverse's metric: least for r_l in proportion to
+    E‖g_l‖², the mass of the layer.
+    """
+    curvature = fitted.blocked.curvature
+    bases = [in_eigenbasis(block) for _, block in curvature.parts]
+    masses = _masses(fitted, curvature, bases, True)
+    kept = _allotted([float(mass.sum()) for mass in masses], [len(mass) for mass in masses], wanted.size or SKETCH)
+    theta, parts = fitted.objective.theta, []
+    like = theta.new_zeros((), dtype=torch.promote_types(theta.dtype, torch.float32))
+    whitening = zip(curvature.parts, bases, _whitening(fitted, curvature, bases), kept, strict=True)
+    for place, ((layout, _), basis, scale, numbers) in enumerate(whitening):
+        sides = basis if isinstance(basis, KroneckerEigen) else None
+        if sides is not None:
+            sides = KroneckerEigen(sides.left.to(like), sides.right.to(like), sides.values)
+        parts.append((layout, Hashed.drawn(sides, scale.to(like), numbers, wanted.seed * 1009 + place)))
+    return Basis("sketch", BlockProjection(fitted.objective.space.size, tuple(parts)), None, curvature, True)
+
+
+def _whitening(
+    fitted: Fitted, curvature: BlockDiagonal, bases: list[KroneckerEigen | Diagonal]
+) -> list[Float[Tensor, "q"]]:
+    """(Λ + λ)^−½ of every coordinate, zero where nothing curves; any weights would do, these spread the scores evenly."""
+    chosen = fitted.blocked.chosen_damping
+    dampings = damped(curvature, AUTO_DAMPING if isinstance(chosen, Filter) else chosen).parts  # pyright: ignore
+    found = []
+    for basis, (_, block) in zip(bases, dampings, strict=True):
+        values = eigenvalues(basis).flatten().double().clamp_min(0) + getattr(block, "damping", 0.0)
+        found.append(torch.where(values > 0, values.rsqrt(), 0.0))
+    return found
+
+
+def _allotted(masses: list[float], lengths: list[int], size: int) -> list[int]:
+    """Numbers of every layer: in proportion to its mass, at least one, no more than it has coordinates."""
+    total = sum(masses) or 1.0
+    return [max(1, min(length, round(size * mass / total))) for mass, length in zip(masses, lengths, strict=True)]
 
 
 def _masses(

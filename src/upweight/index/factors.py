@@ -15,6 +15,7 @@ from upweight.linop import (
     Dense,
     Diagonal,
     Gaussian,
+    Hashed,
     Identity,
     Kronecker,
     KroneckerEigen,
@@ -35,6 +36,7 @@ HELD = {
     "Kronecker": ("left", "right"),
     "KroneckerEigen": ("left", "right", "values"),
     "Gaussian": (),
+    "Hashed": ("left", "right", "scale", "signs"),
     "Picked": ("places",),
     "Sided": ("left", "right", "places"),
 }
@@ -94,6 +96,8 @@ def _block(said: dict[str, Any], held: dict[str, Tensor]) -> LinearOperator | Pr
             return KroneckerEigen(held["left"], held["right"], held["values"])
         case "Gaussian":
             return Gaussian(said["length"], said["kept"], said["seed"])
+        case "Hashed":
+            return Hashed(held.get("left"), held.get("right"), held["scale"], held["signs"], said["kept"])
         case "Picked":
             return Picked(said["length"], held["places"])
     return Sided(held["left"], held["right"], held.get("places"))
@@ -106,6 +110,8 @@ def _numbers(block: LinearOperator | Projection) -> dict[str, int]:
             return {"length": block.width}
         case Gaussian():
             return {"length": block.length, "kept": block.kept, "seed": block.seed}
+        case Hashed():
+            return {"kept": block.kept}
         case Picked():
             return {"length": block.length}
     return {}

@@ -73,7 +73,7 @@ class Held:
             self._block, sought.rows.shape[1], dtype=sought.rows.dtype
         )  # one for all: memory anew is paged in anew
         for rows, arrays in self._blocks():
-            held = wide[: len(rows)].copy_(torch.from_numpy(arrays["rows"]))
+            held = wide[: len(rows)].copy_(self.rounding.numbers(arrays["rows"]))
             products = sought.rows @ held.T  # (m, b)
             if self.rounding.scaled:
                 products *= torch.from_numpy(arrays["scale"]).to(products.dtype)

@@ -70,6 +70,7 @@ class IndexInfo:
         names = {
             "eigenbasis": "in K-FAC's eigenbasis",
             "logra": "of a two-sided random projection",
+            "sketch": "of a signed sketch of all",
             "none": "of the gradient",
         }
         return f"{self.numbers:,} of {self.parameters:,} numbers {names[self.kind]} in {self.dtype}"

@@ -13,7 +13,18 @@ import torch
 from upweight._typing import Float, Tensor
 from upweight.fitted import Fitted
 from upweight.index.basis import Basis, projected_inverse
-from upweight.linop import BlockDiagonal, Diagonal, Identity, KroneckerEigen, LinearOperator, Picked, Scaled, Sided
+from upweight.linop import (
+    BlockDiagonal,
+    Diagonal,
+    Hashed,
+    Identity,
+    KroneckerEigen,
+    LinearOperator,
+    Picked,
+    Projection,
+    Scaled,
+    Sided,
+)
 from upweight.questions.measuring import Measurement
 from upweight.router import chunk
 from upweight.space import Layout
@@ -116,6 +127,10 @@ def layouts_of(fitted: Fitted) -> list[Layout]:
     return [layer.layout for layer in jacobian.pulled([fitted.objective.loss.gradient(outputs, targets)])]
 
 
+IN_EIGENBASIS = ("eigenbasis", "sketch")
+"""Compressions that take x in the eigenbasis."""
+
+
 def compressed_queries(
     fitted: Fitted, measured: Measurement, basis: Basis
 ) -> tuple[Float[Tensor, "m r"], Float[Tensor, "m"], str]:
@@ -126,7 +141,7 @@ def compressed_queries(
         pull = basis.projection.after(fitted.penalty_gradient.to(rows).unsqueeze(0))[0]
         return rows, _constant(fitted, rows @ pull), f"{fitted.blocked.inverse.verdict}, of projected gradients"
     inverse = fitted.blocked.inverse.operator if fitted.structured and basis.own else None
-    if basis.chosen is None or not isinstance(inverse, BlockDiagonal):
+    if basis.kind not in IN_EIGENBASIS or not isinstance(inverse, BlockDiagonal):
         solved = solve(fitted, measured)
         return solved.through(basis), solved.constant, solved.verdict
     theta = fitted.objective.theta
@@ -141,26 +156,34 @@ def compressed_queries(
 
 
 def _in_basis(tile: tuple[LayerJacobian, ...], basis: Basis, inverse: BlockDiagonal) -> Iterator[Float[Tensor, "m r"]]:
-    """f(Λ)∘t at the coordinates kept, layer by layer, in the order of the projection."""
+    """f(Λ)∘t at the coordinates kept, or its side of the sketch, layer by layer, in the order of the projection."""
     found = {layer.layout.places: layer for layer in tile}
     blocks = {at.places: block for at, block in inverse.parts}
-    assert basis.chosen is not None
-    for (at, piece), chosen in zip(basis.projection.parts, basis.chosen, strict=True):
+    chosen = basis.chosen or (None,) * len(basis.projection.parts)
+    for (at, piece), places in zip(basis.projection.parts, chosen, strict=True):
         layer, block = found[at.places], blocks[at.places]
-        values = _values_at(block, piece, chosen)
-        if values is not None:
-            yield compressed_layer(layer, piece).flatten(0, 1) * values
+        values = _values_at(block, piece, places)
+        if isinstance(piece, Hashed):
+            piece, factor = piece.opposite(1.0 if values is None else values), 1.0
+        else:
+            factor = values
+        if factor is not None and values is not None:
+            yield compressed_layer(layer, piece).flatten(0, 1) * factor
         else:
             yield torch.cat([piece.after(block.after(rows)).to(rows) for rows in _written_parts(layer)])
 
 
-def _values_at(block: LinearOperator, piece: object, chosen: Tensor) -> Tensor | float | None:
-    """f(Λ) at the coordinates kept, where the inverse is diagonal in them."""
+def _values_at(block: LinearOperator, piece: Projection, chosen: Tensor | None) -> Tensor | float | None:
+    """f(Λ) at the coordinates kept, all of a sketch, where the inverse is diagonal in them."""
     match block, piece:
         case KroneckerEigen(), Sided():
             return block.values.flatten()[chosen]
+        case KroneckerEigen(), Hashed():
+            return block.values.flatten()
         case Diagonal(), Picked():
             return block.entries[chosen]
+        case Diagonal(), Hashed():
+            return block.entries
         case Scaled(base=Identity()), _:
             return block.factor
     return None

@@ -7,14 +7,18 @@ from typing import Any
 
 from upweight.errors import ConfigError
 
-KINDS = ("auto", "eigenbasis", "logra", "none")
-DTYPES = {"float64": 8, "float32": 4, "float16": 2, "int8": 1}
+KINDS = ("auto", "eigenbasis", "sketch", "logra", "none")
+DTYPES = {"float64": 64, "float32": 32, "float16": 16, "int8": 8, "bit": 1}
+"""Bits a number."""
 
 WHOLE = 1024
 """Parameters up to which 'auto' keeps every one: two kilobytes an example."""
 
 MASS, MOST = 0.99, 16384
 """What 'auto' keeps in an eigenbasis: this share of the curvature that damping leaves, in at most so many numbers."""
+
+SKETCH = 131072
+"""Numbers a sketch adds a gradient up in: sixteen kilobytes in bits."""
 
 SIDE = 64
 """LoGra's numbers on each side of a layer."""
@@ -25,10 +29,10 @@ class Compression:
     """What an index keeps of a gradient.
 
     Args:
-        kind: 'eigenbasis' (coordinates of K-FAC's eigenbasis with the most curvature), 'logra' (random projection on
-            both sides of every layer), 'none', or 'auto': all of up to 1,024 parameters, else the eigenbasis.
+        kind: 'eigenbasis' (coordinates of K-FAC's eigenbasis with the most curvature), 'sketch' (all of them, whitened and
+            added up with random signs), 'logra' (random projection on both sides of every layer), 'none', or 'auto': all of up to 1,024 parameters, else the eigenbasis.
         size: numbers an example; in an eigenbasis also a share of the curvature, in (0, 1); for 'logra' the two sides.
-        dtype: 'float64', 'float32', 'float16' or 'int8'.
+        dtype: 'float64', 'float32', 'float16', 'int8', or of a sketch 'bit'.
         bounds: keep how much was left out of each gradient, so that ``certified=True`` seldom computes one again;
             None keeps it where the study's curvature is exact.
         seed: of a random projection.
@@ -48,6 +52,14 @@ class Compression:
             value = self.kind if name == "compression" else self.dtype
             if value not in allowed:
                 raise ConfigError(f"{name}={value!r} is unknown. Expected one of {', '.join(allowed)}.")
+        if self.dtype == "bit" and self.kind != "sketch":
+            raise ConfigError(
+                f"dtype='bit' found compression={self.kind!r}. Expected compression='sketch', whose numbers are alike enough for their signs to do; or another dtype."
+            )
+        if self.bounds and self.kind == "sketch":
+            raise ConfigError(
+                "bounds=True found compression='sketch', which leaves nothing out and is wrong by chance. Expected compression='eigenbasis' for certified answers."
+            )
         if self.size is not None and not self._meaningful():
             raise ConfigError(
                 f"size={self.size!r} found compression={self.kind!r}. Expected {WANTED[self.kind]}; leave it out for the usual."
@@ -60,7 +72,7 @@ class Compression:
             sides = self.size if isinstance(self.size, tuple | list) else (self.size, self.size)
             return len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)
         if isinstance(self.size, float):
-            return self.kind != "none" and 0 < self.size < 1
+            return self.kind not in ("none", "sketch") and 0 < self.size < 1
         return self.kind != "none" and isinstance(self.size, int) and self.size > 0
 
     @property
@@ -70,10 +82,9 @@ class Compression:
             return SIDE, SIDE
         return tuple(self.size) if isinstance(self.size, tuple | list) else (self.size, self.size)  # pyright: ignore
 
-    @property
-    def item(self) -> int:
-        """Bytes a number."""
-        return DTYPES[self.dtype]
+    def row_bytes(self, numbers: int) -> int:
+        """Of an example."""
+        return -(-numbers * DTYPES[self.dtype] // 8)
 
     def as_written(self) -> dict[str, Any]:
         """As a manifest has it."""
@@ -84,6 +95,7 @@ class Compression:
 WANTED = {
     "auto": "a whole number of numbers an example, or a share in (0, 1)",
     "eigenbasis": "a whole number of numbers an example, or a share in (0, 1)",
+    "sketch": "a whole number of numbers an example",
     "logra": "a whole number, or (outputs, inputs)",
     "none": "no size",
 }

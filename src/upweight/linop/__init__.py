@@ -1,6 +1,7 @@
 """Matrices known by their products: square ones, and projections to fewer numbers."""
 
 from upweight.linop.blocks import BlockDiagonal
+from upweight.linop.hashed import Hashed
 from upweight.linop.kronecker import Kronecker, KroneckerEigen
 from upweight.linop.operator import Damped, LinearOperator, Scaled, Sum
 from upweight.linop.projection import BlockProjection, Gaussian, Picked, Projection, Sided, two_sided
@@ -13,6 +14,7 @@ __all__ = [
     "Dense",
     "Diagonal",
     "Gaussian",
+    "Hashed",
     "Identity",
     "Kronecker",
     "KroneckerEigen",

@@ -5,11 +5,19 @@ from __future__ import annotations
 import torch
 
 from upweight._typing import Float, Tensor
+from upweight.linop.hashed import Hashed
+from upweight.linop.kronecker import KroneckerEigen
 from upweight.linop.projection import BlockProjection, Picked, Projection, Sided
 from upweight.router import chunk
 from upweight.space import LinearLayout
 from upweight.tiles.blocks import Block, FactoredBlock, SharedBlock
-from upweight.tiles.layer_jacobians import FactoredJacobian, IndexedJacobian, LayerJacobian, written_rows
+from upweight.tiles.layer_jacobians import (
+    FactoredJacobian,
+    IndexedJacobian,
+    LayerJacobian,
+    turned_gradients,
+    written_rows,
+)
 
 
 def compressed(layers: tuple[LayerJacobian, ...], projection: BlockProjection) -> Float[Tensor, "b k r"]:
@@ -24,10 +32,13 @@ def compressed_layer(layer: LayerJacobian, piece: Projection) -> Float[Tensor, "
     rule      layer, projection             an example costs (FLOPs, k rows)
     turned    factors, both sides           2·s·(i·y + k·o·x) + 2·k·s·x·y, or k·r where s = 1
     looked up embedding, coordinates        k·s·o
+    hashed    factors, eigenbasis           the turned gradient, 2·k·q
     written   everything else               the row, and its product
     """
     if isinstance(layer, FactoredJacobian) and isinstance(piece, Sided):
         return _turned(layer, piece)
+    if isinstance(layer, FactoredJacobian) and isinstance(piece, Hashed) and piece.basis is not None:
+        return _hashed(layer, piece, piece.basis)
     if isinstance(layer, IndexedJacobian) and isinstance(piece, Picked):
         return _looked_up(layer, piece)
     k = layer.slopes.shape[1]
@@ -81,6 +92,14 @@ def _lone(slopes: Float[Tensor, "b k 1 x"], inputs: Float[Tensor, "b 1 y"], piec
 def _summed(slopes: Float[Tensor, "b k s x"], inputs: Float[Tensor, "b s y"], piece: Sided) -> Float[Tensor, "b k r"]:
     matrices = slopes.mT @ inputs.unsqueeze(1)  # (b, k, x, y)
     return piece.picked(matrices.flatten(2).flatten(0, 1)).view(len(slopes), slopes.shape[1], -1)
+
+
+def _hashed(layer: FactoredJacobian, piece: Hashed, basis: KroneckerEigen) -> Float[Tensor, "b k r"]:
+    k, found = layer.slopes.shape[1], []
+    for part in layer.split(chunk(4 * k * piece.size, layer.slopes.element_size())):
+        rows = turned_gradients(part, basis).flatten(2)
+        found.append(piece.hashed(rows.flatten(0, 1)).view(len(rows), k, -1))
+    return torch.cat(found)
 
 
 def _looked_up(layer: IndexedJacobian, piece: Picked) -> Float[Tensor, "b k r"]:
