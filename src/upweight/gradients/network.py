@@ -20,7 +20,7 @@ from upweight.gradients.layers import Direct, Factored, Indexed, rule_for
 from upweight.gradients.vmap import VmapEngine, absent
 from upweight.linop import LinearOperator
 from upweight.objective import Examples, Objective
-from upweight.router import TILE_BYTES
+from upweight.router import BATCH_BYTES, BATCH_EXAMPLES
 from upweight.space import FlatLayout, LinearLayout, ParameterSpace
 from upweight.tiles import Block, BlockSum, Jacobian, PlacedBlock
 from upweight.tiles.blocks import added_rows
@@ -34,7 +34,6 @@ CHECKED = 3
 
 AGREEMENT = {torch.float64: 1e-8, torch.float32: 2e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 """Largest difference between two ways to a parameter's gradient, in units of its own largest entry: rounding of deep sums."""
-
 
 NOISE = 100.0
 """Units of rounding of the largest gradient that a parameter's own may consist of: a bias before a norm has only those."""
@@ -57,7 +56,7 @@ class NetworkEngine(Engine):
     rest: tuple[str, ...]
     tied: bool
     held: int
-    budget: int = 6 * TILE_BYTES
+    budget: int = BATCH_BYTES
 
     @property
     def objective(self) -> Objective:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -65,7 +64,7 @@ class NetworkEngine(Engine):
 
     @property
     def tile(self) -> int:
-        return self.objective.batch_size or min(4096, max(1, self.budget // self.example_bytes))
+        return self.objective.batch_size or min(BATCH_EXAMPLES, max(1, self.budget // self.example_bytes))
 
     @property
     def example_bytes(self) -> int:

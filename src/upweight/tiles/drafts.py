@@ -16,7 +16,7 @@ import torch
 
 from upweight._typing import Float, Int, Tensor
 from upweight.linop import Identity, Kronecker, KroneckerEigen, LinearOperator, Scaled
-from upweight.router import MOST_RANKS, TRUNCATION_ERROR, cost_low_rank, cost_separable
+from upweight.router import MOST_RANKS, TRUNCATION_ERROR, cost_low_rank, cost_separable, worth_low_rank
 from upweight.space import LinearLayout
 from upweight.tiles.blocks import FactoredBlock, LayerBlock, SharedBlock
 from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, factored_block, written_rows
@@ -27,17 +27,8 @@ Places = tuple[tuple[int, int], ...]
 RANK_STEP = 4
 """Ranks added at a time."""
 
-USUAL_RANK = 16
-"""What a query's matrix usually needs at least: where that does not pay, no decomposition is tried."""
-
 MASS_FLOOR = 1e-12
 """Share of the largest mass that directions without any still weigh, so that weights can be divided by."""
-
-SAMPLED_QUERIES, SAMPLED_EXAMPLES, SAMPLED_SHARE = 64, (64, 512), 1 / 16
-"""Pairs on which a truncation's error is measured, drawn from all: a few large scores decide, so that fewer miss them.
-
-Examples are a sixteenth of all, within these bounds.
-"""
 
 
 @dataclass(frozen=True)
@@ -221,7 +212,7 @@ def _low_rank(
     """None where the usual rank costs more than queries written out."""
     o, i, s = mine[0].layout.outputs, mine[0].layout.inputs, mine[0].inputs.shape[1]
     m = sum(len(layer) * layer.slopes.shape[1] for layer in mine)
-    if not forced and cost_low_rank(USUAL_RANK, s, i, o, m) >= cost_low_rank(0, s, i, o, m):
+    if not forced and not worth_low_rank(s, i, o, m):
         return None
     rows = inverse.after(torch.cat([written_rows(layer).flatten(0, 1) for layer in mine]))
     left, singular, right = torch.linalg.svd(rows.view(m, o, i), full_matrices=False)

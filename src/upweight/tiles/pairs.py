@@ -21,7 +21,7 @@ import torch
 from upweight._typing import Float, Tensor
 from upweight.kernels import fast_float32
 from upweight.linop import BlockDiagonal, Identity, LinearOperator, Scaled
-from upweight.router import EXACT_FLOPS, chunk, route_ghost
+from upweight.router import PAIR_QUERIES, approximates, chunk, route_ghost
 from upweight.space import FlatLayout
 from upweight.tiles.blocks import (
     Block,
@@ -31,7 +31,7 @@ from upweight.tiles.blocks import (
     PlacedBlock,
     untied_blocks,
 )
-from upweight.tiles.drafts import SAMPLED_QUERIES, Draft, Misses, Places, draft_of, factors_of, ranks_of
+from upweight.tiles.drafts import Draft, Misses, Places, draft_of, factors_of, ranks_of
 from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, written_rows
 
 
@@ -155,8 +155,8 @@ def prepare_pairs(
     """
     curvature = {layout.places: block for layout, block in second_moments.parts}
     count = sum(len(tile[0]) * tile[0].slopes.shape[1] for tile in queries)
-    asked = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:SAMPLED_QUERIES]
-    exact = force is None and 2.0 * inverse.size * count * examples <= EXACT_FLOPS
+    asked = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:PAIR_QUERIES]
+    exact = force is None and not approximates(inverse.size, count, examples)
     own = _Sampled(sample)
     ready: dict[Places, LayerPairs] = {}
     drafts: list[Draft] = []
