@@ -347,7 +347,7 @@ MUTANTS = [
     ),
     Mutant(
         "desk: the far end of the interval for the near one",
-        "inference/worst_case/ask.py",
+        "inference/worst_case/question.py",
         "(1.0 if far else -1.0)",
         "(-1.0 if far else 1.0)",
     ),

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 
 from upweight.adapters.sklearn import adapt_sklearn
 from upweight.adapters.sklearn.recipe import SMOOTHING
-from upweight.adapters.statsmodels.rules import Asked, adapt_statsmodels
+from upweight.adapters.statsmodels.rules import Additions, adapt_statsmodels
 from upweight.fitted import Settings, SolverSettings, StudySettings, read_settings, spelled_out
 from upweight.study import Study
 
@@ -88,6 +88,6 @@ def from_statsmodels(
         ConfigError: an unknown setting.
     """
     return Study.of(
-        adapt_statsmodels(results, Asked(penalty, bandwidth, ids)),
+        adapt_statsmodels(results, Additions(penalty, bandwidth, ids)),
         read_settings(settings, SolverSettings),
     )

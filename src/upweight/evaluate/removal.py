@@ -167,10 +167,7 @@ class _Search:
             for place, state in self.retraining.states(as_trained(self.fitted, altered), self.seed):
                 require_unchanged(self.fitted)
                 outputs[place] = outputs_of(self.question, state)
-        kind = self.fitted.objective.loss.kind
-        found = [
-            outputs[k].argmax(1) if kind == "class" else (outputs[k][:, 0] > 0).long() for k in range(len(altered))
-        ]
+        found = [self.fitted.objective.loss.predicted(outputs[k]) for k in range(len(altered))]
         return torch.stack(found).cpu().numpy()
 
 

@@ -1,6 +1,6 @@
 """A model scored in eval mode, at parameters of one's own, and handed back exactly as found."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -54,6 +54,17 @@ def _as_written(model: nn.Module) -> AbstractContextManager[Any]:
     if any(compiled(module) or module._compiled_call_impl is not None for module in model.modules()):
         return torch.compiler.set_stance("force_eager")
     return nullcontext()
+
+
+class ForwardModule(nn.Module):
+    """A model behind its forward, as one module of a batch: parameters and buffers are put in its place by name, 'model.…'."""
+
+    def __init__(self, model: nn.Module, call: Callable[[nn.Module, Any], Any]) -> None:
+        super().__init__()
+        self.model, self.call = model, call
+
+    def forward(self, batch: Any) -> Any:
+        return self.call(self.model, batch)
 
 
 def called(model: nn.Module, values: Mapping[str, Tensor], batch: Any) -> Any:

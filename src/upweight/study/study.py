@@ -19,8 +19,8 @@ from upweight.objective import Objective, Penalty
 from upweight.parallel import Fold
 from upweight.questions.question import MeasureLike, Question
 from upweight.questions.trust import Trust, trust
-from upweight.study.asked import Asked
-from upweight.study.inferred import Inferred
+from upweight.study.changes import ChangeQuestions
+from upweight.study.inference import InferenceQuestions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from upweight.show import Shown
 
 
-class Study(Asked, Inferred):
+class Study(ChangeQuestions, InferenceQuestions):
     """Ask a fitted model, which is never modified, what its training data did to it.
 
     Questions share their arguments: ``query`` is data in the form of the training data; ``measure`` is 'loss',

@@ -77,7 +77,7 @@ NEAREST = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class Additions:
     """What the user adds to the results.
 
     Attributes:
@@ -91,13 +91,13 @@ class Asked:
     ids: Any = None
 
 
-def adapt_statsmodels(results: Any, asked: Asked | None = None) -> Adapted:
+def adapt_statsmodels(results: Any, added: Additions | None = None) -> Adapted:
     """Read fitted results as the objective they minimise, on the scale Σw = 1.
 
     Raises:
         ModelError: results of a model, or of a way to fit it, that is not supported; what is nearest is named.
     """
-    asked = asked or Asked()
+    added = added or Additions()
     model = getattr(results, "model", None)
     rule = RULES.get(type(model).__name__)
     if model is None or not hasattr(results, "params"):
@@ -109,11 +109,11 @@ def adapt_statsmodels(results: Any, asked: Asked | None = None) -> Adapted:
             f"{type(model).__name__} is not supported. Expected one of {', '.join(RULES)}; the nearest is {_nearest(model)}."
         )
     if type(model).__name__ == "QuantReg":
-        rule = partial(resistant.quantile, bandwidth=asked.bandwidth)
+        rule = partial(resistant.quantile, bandwidth=added.bandwidth)
     reading = rule(results)
-    objective = _objective(reading, _examples(model, reading, asked.ids))
+    objective = _objective(reading, _examples(model, reading, added.ids))
     if type(getattr(results, "_results", results)).__name__ == "RegularizedResults":
-        objective = ridge(objective, asked.penalty, len(reading.weights) / float(reading.weights.sum()))
+        objective = ridge(objective, added.penalty, len(reading.weights) / float(reading.weights.sum()))
     has_offset = bool((objective.model.cells == -2).any())  # pyright: ignore
     codec = StatsmodelsCodec(model, reading, has_offset)
     return Adapted(objective, "fixed_mean", codec, reading.notes, inference=reading.inference)
