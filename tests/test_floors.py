@@ -12,7 +12,7 @@ import upweight
 
 ROOT = Path(upweight.__file__).parent
 FLOORS = {
-    1: ["errors", "_typing", "router", "kernels"],
+    1: ["errors", "_typing", "router", "float32_products"],
     2: ["space", "store", "show", "displays", "parallel"],
     3: ["linop", "objective"],
     4: ["tiles"],

@@ -575,13 +575,13 @@ MUTANTS = [
     ),
     Mutant(
         "a switch of the processor that is never put back",
-        "kernels.py",
+        "float32_products.py",
         '_put_back(switch, _held["before"])',
         "pass",
     ),
     Mutant(
         "a processor that rounds to bfloat16 is believed",
-        "kernels.py",
+        "float32_products.py",
         "return all(_error(*sizes, generator) <= PROBE_ERROR for sizes in PROBE_SIZES)",
         "return True",
     ),
@@ -593,7 +593,7 @@ MUTANTS = [
     ),
     Mutant(
         "an autocast around the question is kept",
-        "kernels.py",
+        "float32_products.py",
         "            if torch.is_autocast_enabled(kind):",
         "            if False:",
     ),
@@ -605,7 +605,7 @@ MUTANTS = [
     ),
     Mutant(
         "the error of truncations is that of the first layer",
-        "tiles/drafts.py",
+        "tiles/truncation.py",
         "    return torch.stack(terms).sum(0)",
         "    return terms[0]",
     ),
@@ -617,7 +617,7 @@ MUTANTS = [
     ),
     Mutant(
         "low rank without singular values",
-        "tiles/drafts.py",
+        "tiles/truncation.py",
         "slopes = (left * singular.unsqueeze(1))[..., :ranks]",
         "slopes = left[..., :ranks]",
     ),
@@ -889,7 +889,7 @@ MUTANTS = [
         "self.finished.put(names[task.place], state)",
         "self.finished.get(names[task.place])",
     ),
-    Mutant("nearby weightings prove nothing", "evaluate/heed.py", "return not same", "return False"),
+    Mutant("nearby weightings prove nothing", "evaluate/ignored_weights.py", "return not same", "return False"),
     Mutant("a function is known without what it names", "evaluate/fingerprint.py", "cells, data)", "cells)"),
     Mutant(
         "refits: flipped sign",
@@ -1103,7 +1103,7 @@ MUTANTS = [
         "moments += count * n * s * (i * i + k * o * o)",
         "moments += count * n * s * (i * i + o * o)",
     ),
-    Mutant("memory: queries are never cut", "questions/fitting.py", "if size >= len(examples):", "if size >= 0:"),
+    Mutant("memory: queries are never cut", "questions/memory.py", "if size >= len(examples):", "if size >= 0:"),
     Mutant("memory: factors are never refused", "fitted/blocked.py", "if needed > limit:", "if needed > 1e99:"),
     Mutant(
         "tokens: a training sequence's weight is lost",

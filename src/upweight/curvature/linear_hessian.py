@@ -9,7 +9,7 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.gradients import LinearEngine
-from upweight.kernels import fast_float32
+from upweight.float32_products import fast_float32
 from upweight.linop import LinearOperator
 from upweight.space import MapLayout
 

@@ -17,9 +17,10 @@ from upweight._typing import Float
 from upweight.errors import ConfigError, ShapeError
 from upweight.evaluate.fingerprint import fingerprint
 from upweight.evaluate.finished import Finished, finished_in
-from upweight.evaluate.heed import Heed
-from upweight.evaluate.roads import ROADS, Measured, Task, check_module, measure, one_by_one, together, trained
+from upweight.evaluate.ignored_weights import IgnoredWeights
+from upweight.evaluate.execution import ROADS, Task, check_module, one_by_one, together, trained
 from upweight.evaluate.states import State, Train
+from upweight.evaluate.timing import Measured, measure
 from upweight.evaluate.training import Training
 
 MEASURED_FROM = 4
@@ -55,7 +56,7 @@ class Retraining:
     backend: str | None = None
     width: int | None = None
     progress: bool | None = None
-    heed: Heed = field(default_factory=Heed, repr=False, compare=False)
+    ignored: IgnoredWeights = field(default_factory=IgnoredWeights, repr=False, compare=False)
     log: list[Measured] = field(default_factory=list, repr=False, compare=False)
     """Measurements of the roads that were taken on the way."""
 
@@ -142,9 +143,9 @@ class Retraining:
         return cpu_count(only_physical_cores=True)
 
     def _handed(self, tasks: list[Task], state: State) -> Iterator[tuple[int, State]]:
-        proof = self.heed.see(tasks[0].weights, tasks[0].seed, state)
+        proof = self.ignored.see(tasks[0].weights, tasks[0].seed, state)
         if proof is not None:  # one more retraining, on every other point, settles whether weights are looked at
-            self.heed.see(proof, tasks[0].seed, trained(self.train, Task(0, proof, tasks[0].seed)))
+            self.ignored.see(proof, tasks[0].seed, trained(self.train, Task(0, proof, tasks[0].seed)))
         for task in tasks:
             yield task.place, state
 

@@ -37,7 +37,7 @@ from upweight.linop import BlockDiagonal, LinearOperator
 from upweight.objective import Objective
 from upweight.objective.data import index_array
 from upweight.router import PAIR_EXAMPLES, Room, sample_size
-from upweight.solve import Filter, Inverse, OrElse, Verdict
+from upweight.solve import Filter, Inverse, Fallback, Verdict
 from upweight.solve.direct import lowest_eigenvalue
 from upweight.tiles import Block
 
@@ -213,7 +213,7 @@ class Fitted:
         if self.linear:
             found = of_linear_model(self.exact, count)
             if found is not None and self.settings.solver_name == "auto" and self.exact.fits:
-                return OrElse(found, lambda: self.exact.inverse)
+                return Fallback(found, lambda: self.exact.inverse)
             return found or self.exact.inverse
         return self.blocked.inverse if self.structured else self.exact.inverse
 

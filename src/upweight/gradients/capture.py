@@ -20,7 +20,7 @@ from upweight.errors import ModelError
 from upweight.gradients.guard import as_found, torch_only
 from upweight.gradients.layers import Direct, Factored, Indexed, Rule
 from upweight.gradients.vmap import VmapEngine, refused_in_words
-from upweight.kernels import fast_float32
+from upweight.float32_products import fast_float32
 from upweight.objective import plain_forward
 from upweight.space import FlatLayout, LinearLayout
 from upweight.tiles import PlacedBlock

@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from upweight._typing import Tensor
 from upweight.errors import ConfigError
-from upweight.kernels import without_autocast
+from upweight.float32_products import without_autocast
 
 
 @contextmanager

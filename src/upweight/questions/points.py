@@ -19,7 +19,7 @@ from upweight.influence.changes import Changes
 from upweight.influence.effects import Effects
 from upweight.influence.newton import NewtonStep, stacked, undropped_step
 from upweight.influence.parameters import ParameterInfluence
-from upweight.kernels import fast_float32
+from upweight.float32_products import fast_float32
 from upweight.linop import BlockDiagonal
 from upweight.objective import Examples
 from upweight.objective.data import Chosen

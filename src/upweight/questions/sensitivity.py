@@ -17,7 +17,7 @@ from upweight.questions.measuring import Measurement
 from upweight.router import RANKED_EXAMPLES, RANKED_FACTORS, RANKED_QUERIES
 from upweight.tiles import Block
 from upweight.tiles.blocks import FactoredBlock, LayerBlock
-from upweight.tiles.drafts import Places
+from upweight.tiles.truncation import Places
 from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, sum_of, written_rows
 from upweight.tiles.pairs import parts_of
 

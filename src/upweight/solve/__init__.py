@@ -8,7 +8,7 @@ from upweight.solve.lanczos import lanczos
 from upweight.solve.low_rank import LowRankInverse
 from upweight.solve.neumann import Neumann
 from upweight.solve.nystrom import nystrom, nystrom_preconditioner
-from upweight.solve.or_else import OrElse
+from upweight.solve.fallback import Fallback
 from upweight.solve.verdict import Solution, Verdict
 from upweight.solve.woodbury import WoodburyInverse, woodbury
 
@@ -22,7 +22,7 @@ __all__ = [
     "LowRankInverse",
     "Mixture",
     "Neumann",
-    "OrElse",
+    "Fallback",
     "Ridge",
     "Segment",
     "Solution",

@@ -6,7 +6,7 @@
     ghost       their own factors                       2·s·t·(o + i)       no curvature; exact
     written     preconditioned matrices (o, i)          2·o·i, and 2·s·o·i an example; exact
 
-What is truncated, and how its error is measured, is in ``drafts``.
+What is truncated, and how its error is measured, is in ``truncation``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from functools import cached_property, partial
 import torch
 
 from upweight._typing import Float, Tensor
-from upweight.kernels import fast_float32
+from upweight.float32_products import fast_float32
 from upweight.linop import BlockDiagonal, Identity, LinearOperator, Scaled
 from upweight.router import PAIR_QUERIES, approximates, chunk, route_ghost
 from upweight.space import FlatLayout
@@ -31,7 +31,7 @@ from upweight.tiles.blocks import (
     PlacedBlock,
     untied_blocks,
 )
-from upweight.tiles.drafts import Draft, Misses, Places, draft_of, factors_of, ranks_of
+from upweight.tiles.truncation import Truncation, Misses, Places, truncation_of, factors_of, ranks_of
 from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, written_rows
 
 
@@ -159,26 +159,26 @@ def prepare_pairs(
     exact = force is None and not approximates(inverse.size, count, examples)
     own = _Sampled(sample)
     ready: dict[Places, LayerPairs] = {}
-    drafts: list[Draft] = []
+    truncations: list[Truncation] = []
     for layout, block in inverse.parts:
         mine, at = [layer for tile in queries for layer in tile if layer.layout.places == layout.places], layout.places
         ghost = _ghost(mine, block, force)
-        draft = None if exact or ghost else draft_of(mine, block, curvature[at], partial(own.of, at), asked, force)
-        if draft is None:
+        truncation = None if exact or ghost else truncation_of(mine, block, curvature[at], partial(own.of, at), asked, force)
+        if truncation is None:
             ready[at] = ghost or _written(mine, block)
         else:
-            drafts.append(draft)
-    if not drafts:
+            truncations.append(truncation)
+    if not truncations:
         return Pairs(ready, count)
-    rest = torch.zeros_like(drafts[0].exact)
+    rest = torch.zeros_like(truncations[0].exact)
     for at, pairs in ready.items():
         rest += pairs.against(own.of(at))[:, asked]
-    ranks, error = ranks_of(drafts, rest, force is not None)
-    for draft, rank in zip(drafts, ranks, strict=True):
+    ranks, error = ranks_of(truncations, rest, force is not None)
+    for truncation, rank in zip(truncations, ranks, strict=True):
         if rank:
-            ready[draft.places] = Truncated(*draft.factors(rank), rank, draft.rule)
+            ready[truncation.places] = Truncated(*truncation.factors(rank), rank, truncation.rule)
         else:
-            ready[draft.places] = _written(list(draft.mine), draft.inverse)
+            ready[truncation.places] = _written(list(truncation.mine), truncation.inverse)
     return Pairs(ready, count, error)
 
 

@@ -13,7 +13,7 @@ FAR = 0.5
 point without a gradient may leave without a trace."""
 
 
-class Heed:
+class IgnoredWeights:
     """Parameters as they come in, compared by their bytes."""
 
     def __init__(self) -> None:
