@@ -129,7 +129,7 @@ def recorder(folder: str | os.PathLike[str], *, checkpoints: int | Sequence[int]
         from upweight.adapters.huggingface.callback import Recorder
     except ImportError as reason:
         raise MissingExtraError(
-            "recorder() needs transformers, which is not installed. Install it with: pip install 'upweight[huggingface]'."
+            "recorder() needs transformers, which is not installed. Install it with: pip install 'upweight[hf]'."
         ) from reason
     return Recorder(Path(folder), checkpoints, moments)
 
