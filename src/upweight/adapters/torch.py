@@ -13,7 +13,7 @@ from torch import nn
 from upweight._typing import Tensor
 from upweight.adapters.adapted import Adapted, PlainCodec, RandomisedCodec
 from upweight.errors import ConfigError, ModelError, NonFiniteInput, ShapeError
-from upweight.gradients.guard import ForwardModule, as_found, called, compiled
+from upweight.gradients.guard import ForwardModule, as_found, called, compiled, require_values
 from upweight.gradients.vmap import refused_in_words
 from upweight.objective import Examples, Forward, Loss, Objective, Penalty, plain_forward, read_loss, read_penalty
 from upweight.objective.data import map_tensors
@@ -52,6 +52,7 @@ def adapt_module(model: nn.Module, data: Any, form: Form, ids: Any = None) -> Ad
         raise ModelError(
             f"found a model of type {type(model).__name__}. Expected an nn.Module; for scikit-learn estimators use uw.from_sklearn(fitted, X, y)."
         )
+    require_values(model)
     fold = form.ranks or HERE
     notes = (COMPILED,) if compiled(model) else ()
     model, said = plain_module(uncompiled(model), fold)

@@ -21,6 +21,7 @@ ROADS = ("auto", "one_by_one", "ensemble")
 EXTRAS = {"dask": "distributed", "ray": "ray"}
 """joblib backends that another library brings, and its module."""
 
+
 @dataclass(frozen=True)
 class Task:
     """One retraining that is to be taken."""

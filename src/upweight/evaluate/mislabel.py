@@ -48,7 +48,11 @@ def mislabeled(fitted: Fitted, k: int = 100) -> pd.DataFrame:
     confidence = read_measure("probability", fitted.objective.loss, fitted.objective.trailing)
     assert isinstance(confidence, Measure)
     frame.insert(2, "label", [_label(fitted, value) for value in _classes(targets)[order]])
-    frame.insert(3, "predicted", [_label(fitted, value) for value in fitted.objective.loss.predicted(outputs).cpu().numpy()[order]])
+    frame.insert(
+        3,
+        "predicted",
+        [_label(fitted, value) for value in fitted.objective.loss.predicted(outputs).cpu().numpy()[order]],
+    )
     frame["confidence"] = confidence.values(outputs, targets)[:, 0].cpu().numpy()[order]
     return frame
 

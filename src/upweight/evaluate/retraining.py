@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from upweight._typing import Float
 from upweight.errors import ConfigError, ShapeError
+from upweight.evaluate.arguments import read_numbers, read_seeds
+from upweight.evaluate.execution import ROADS, Task, check_module, one_by_one, together, trained
 from upweight.evaluate.fingerprint import fingerprint
 from upweight.evaluate.finished import Finished, finished_in
 from upweight.evaluate.ignored_weights import IgnoredWeights
-from upweight.evaluate.execution import ROADS, Task, check_module, one_by_one, together, trained
 from upweight.evaluate.states import State, Train
 from upweight.evaluate.timing import Measured, measure
 from upweight.evaluate.training import Training
@@ -78,7 +79,7 @@ class Retraining:
 
     def __call__(self, weights: Any, seed: int = 0) -> State:
         """One retraining."""
-        return self.all(np.asarray(weights, dtype=np.float64)[None], [seed])[0]
+        return self.all(read_numbers(weights, "weights")[None], [seed])[0]
 
     def all(self, weights: Any, seeds: int | Sequence[int] = 0) -> list[State]:
         """The states at every weighting (r, n) from every seed (r,), or from one seed, in this order."""
@@ -193,8 +194,9 @@ class Retraining:
 
 
 def _tasks(weights: Any, seeds: int | Sequence[int]) -> list[Task]:
-    rows: Float[np.ndarray, "r n"] = np.array(weights, dtype=np.float64, ndmin=2)
-    wanted = [int(seeds)] * len(rows) if isinstance(seeds, int | np.integer) else [int(seed) for seed in seeds]
+    rows: Float[np.ndarray, "r n"] = np.array(read_numbers(weights, "weights"), ndmin=2)
+    one = isinstance(seeds, int | np.integer) and not isinstance(seeds, bool)
+    wanted = [int(seeds)] * len(rows) if one else list(read_seeds(seeds))  # pyright: ignore
     if rows.ndim != 2 or len(wanted) != len(rows):
         raise ShapeError(
             f"found weights of shape {rows.shape} and {len(wanted)} seeds. Expected weights (r, n) and a seed for each row, or one for all."

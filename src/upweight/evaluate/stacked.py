@@ -41,7 +41,7 @@ class Stack:
         held: frozen parameters, the same for all members.
     """
 
-    skeleton: Called
+    skeleton: ForwardModule
     trained: dict[str, nn.Parameter]
     moving: dict[str, Tensor]
     held: dict[str, Tensor]

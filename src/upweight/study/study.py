@@ -184,7 +184,8 @@ class Study(ChangeQuestions, InferenceQuestions):
         """Leave points out for real, refit, and compare with the prediction: slope, Pearson, Spearman, plot, and one sentence.
 
         Args:
-            refits: how many points are left out: half spread over the logarithm of their rank by predicted size, half over the rank.
+            refits: how many points are left out: half spread over the logarithm of their rank by predicted size, half over the rank;
+                all of them where there are fewer, which is said.
             seed, seeds: of the choice of points, and of the first retraining; how many retrainings of each, with ``train``.
             train: (weights, seed) → state dict, a ``uw.evaluate.Training``, or a ``uw.evaluate.Retraining`` that keeps what is
                 finished: to refit your own way. Weights (n,) are 0 for the point left out; a mean loss ('fixed_mean') has them sum

@@ -36,6 +36,7 @@ from upweight.adapters.huggingface.sequences import (
 from upweight.adapters.huggingface.tracked import require_unmerged, tracked_parameters
 from upweight.adapters.torch import COMPILED, Form, adapt_module, uncompiled
 from upweight.errors import ConfigError, EmptyDataset, LabelError, ModelError, ShapeError
+from upweight.gradients.guard import require_values
 from upweight.objective import Examples, Forward, Penalty
 from upweight.parallel import Fold
 
@@ -287,3 +288,4 @@ def _require_model(model: Any) -> None:
         raise ModelError(
             f"found a model of type {type(model).__name__}. Expected a model of transformers, such as AutoModelForCausalLM.from_pretrained returns."
         )
+    require_values(model)
