@@ -551,7 +551,7 @@ MUTANTS = [
     ),
     Mutant(
         "tied layers counted apart",
-        "gradients/network.py",
+        "gradients/confirmation.py",
         "max(starts.values()) > 1, held)",
         "False, held)",
     ),
@@ -683,9 +683,9 @@ MUTANTS = [
     ),
     Mutant(
         "accuracy of the worst class",
-        "objective/measures.py",
-        "outputs.argmax(1) == targets",
-        "outputs.argmin(1) == targets",
+        "objective/loss.py",
+        "outputs.argmax(1) if self.kind",
+        "outputs.argmin(1) if self.kind",
     ),
     Mutant("an added point's helpfulness", "influence/effects.py", '"add": -1.0', '"add": 1.0'),
     Mutant(
@@ -702,8 +702,8 @@ MUTANTS = [
     ),
     Mutant(
         "a rule is believed on blank examples",
-        "gradients/network.py",
-        "and _starts(site) <= seen]",
+        "gradients/confirmation.py",
+        "and site.starts <= seen]",
         "]",
     ),
     Mutant(
@@ -810,9 +810,9 @@ MUTANTS = [
     ),
     Mutant(
         "the ranking at ten times the damping twice",
-        "questions/sensitivity.py",
-        "for factor in (10.0, 0.1)",
-        "for factor in (10.0, 10.0)",
+        "router.py",
+        "(1.0, 10.0, 0.1), 16, 64",
+        "(1.0, 10.0, 10.0), 16, 64",
     ),
     Mutant("markup in the page's data", "report/packed.py", '.replace("<", "\\\\u003c")', ""),
     Mutant(
@@ -1135,6 +1135,16 @@ MUTANTS = [
         "def on_pre_optimizer_step(",
         "def on_optimizer_step(",
     ),
+    Mutant("ids: NaN names a point", "objective/data.py", "name is None or bool(name != name)", "name is None"),
+    Mutant("meta: shapes pass for parameters", "gradients/guard.py", "if value.is_meta:", "if False:"),
+    Mutant("separation: not said", "adapters/statsmodels/rules.py", "elif separated(objective):", "elif False:"),
+    Mutant(
+        "check: fewer refits than asked for unsaid",
+        "evaluate/calibration.py",
+        "if self.asked > count else",
+        "if False else",
+    ),
+    Mutant("settings: unknown ones are dropped", "fitted/keywords.py", "    if unknown:\n", "    if False:\n"),
 ]
 
 

@@ -11,8 +11,8 @@ from torch import nn
 
 import upweight as uw
 from upweight import float32_products
-from upweight.gradients.guard import torch_only
 from upweight.float32_products import fast_float32
+from upweight.gradients.guard import torch_only
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::upweight.errors.NotStationaryWarning"),

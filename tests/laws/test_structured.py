@@ -15,8 +15,8 @@ from upweight.fitted.iterative import Network
 from upweight.linop import BlockDiagonal, KroneckerEigen
 from upweight.questions.question import Question
 from upweight.router import TRUNCATION_ERROR, cost_low_rank, route_ghost
-from upweight.tiles.truncation import truncation_of, separate
 from upweight.tiles.pairs import prepare_pairs
+from upweight.tiles.truncation import separate, truncation_of
 
 NETWORKS = [
     "linear",
@@ -117,7 +117,11 @@ def test_low_rank_is_exact_at_full_rank_and_its_error_is_measured():
         truncation = truncation_of(
             [tile[k] for tile in measured.layers()], block, block, lambda part=part: part, asked, "low_rank"
         )
-        assert float(truncation.misses[-1].norm()) < 1e-9 * float(truncation.exact.norm()) < float(truncation.misses[0].norm())
+        assert (
+            float(truncation.misses[-1].norm())
+            < 1e-9 * float(truncation.exact.norm())
+            < float(truncation.misses[0].norm())
+        )
 
 
 def deep(layers: int = 8, n: int = 300, m: int = 120):
