@@ -37,7 +37,7 @@ from upweight.linop import BlockDiagonal, LinearOperator
 from upweight.objective import Objective
 from upweight.objective.data import index_array
 from upweight.router import PAIR_EXAMPLES, Room, sample_size
-from upweight.solve import Filter, Inverse, Fallback, Verdict
+from upweight.solve import Fallback, Filter, Inverse, Verdict
 from upweight.solve.direct import lowest_eigenvalue
 from upweight.tiles import Block
 
@@ -318,5 +318,7 @@ def prepare(adapted: Adapted, settings: Settings) -> Fitted:
         adapted,
         settings,
         engine,
-        estimate_stationarity(engine, sample_size(adapted.objective.count, GRADIENT_EXAMPLES)) if dear else measure_stationarity(engine),
+        estimate_stationarity(engine, sample_size(adapted.objective.count, GRADIENT_EXAMPLES))
+        if dear
+        else measure_stationarity(engine),
     )

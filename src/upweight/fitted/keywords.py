@@ -60,7 +60,9 @@ def read_settings(given: Mapping[str, object], known: type, **beside: Any) -> Se
 
 def spelled_out(known: type, *holders: type) -> Callable[[Function], Function]:
     """Let ``help()`` and completion show ``**settings`` one by one, with the defaults of the dataclasses that hold them."""
-    defaults = {field.name: field.default for holder in holders for field in fields(holder) if field.default is not MISSING}
+    defaults = {
+        field.name: field.default for holder in holders for field in fields(holder) if field.default is not MISSING
+    }
 
     def listed(function: Function) -> Function:
         found = signature(function)

@@ -105,7 +105,11 @@ def _queries(fitted: Fitted, basis: Basis) -> int:
 def _few(fitted: Fitted) -> int:
     """Points whose layers' factors are held together."""
     engine = fitted.engine
-    return max(INDEX_QUERIES, held_bytes(fitted) // engine.example_bytes) if isinstance(engine, NetworkEngine) else INDEX_QUERIES
+    return (
+        max(INDEX_QUERIES, held_bytes(fitted) // engine.example_bytes)
+        if isinstance(engine, NetworkEngine)
+        else INDEX_QUERIES
+    )
 
 
 def _against(layer: LayerJacobian, rows: Float[Tensor, "m q"]) -> Float[Tensor, "b m"]:

@@ -17,9 +17,9 @@ from upweight.questions.measuring import Measurement
 from upweight.router import RANKED_EXAMPLES, RANKED_FACTORS, RANKED_QUERIES
 from upweight.tiles import Block
 from upweight.tiles.blocks import FactoredBlock, LayerBlock
-from upweight.tiles.truncation import Places
 from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, sum_of, written_rows
 from upweight.tiles.pairs import parts_of
+from upweight.tiles.truncation import Places
 
 
 def damping_words(fitted: Fitted, measured: Measurement | None, sample: Callable[[], Block]) -> str:

@@ -31,8 +31,8 @@ from upweight.tiles.blocks import (
     PlacedBlock,
     untied_blocks,
 )
-from upweight.tiles.truncation import Truncation, Misses, Places, truncation_of, factors_of, ranks_of
 from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, written_rows
+from upweight.tiles.truncation import Misses, Places, Truncation, factors_of, ranks_of, truncation_of
 
 
 class LayerPairs(ABC):
@@ -163,7 +163,9 @@ def prepare_pairs(
     for layout, block in inverse.parts:
         mine, at = [layer for tile in queries for layer in tile if layer.layout.places == layout.places], layout.places
         ghost = _ghost(mine, block, force)
-        truncation = None if exact or ghost else truncation_of(mine, block, curvature[at], partial(own.of, at), asked, force)
+        truncation = (
+            None if exact or ghost else truncation_of(mine, block, curvature[at], partial(own.of, at), asked, force)
+        )
         if truncation is None:
             ready[at] = ghost or _written(mine, block)
         else:

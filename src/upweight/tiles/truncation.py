@@ -257,7 +257,9 @@ def ranks_of(truncations: list[Truncation], rest: Float[Tensor, "b q"], forced: 
     return ranks, Misses(relative_error(missed, whole), own_error(missed, whole))
 
 
-def _raised(truncations: list[Truncation], ranks: list[int], whole: Float[Tensor, "b q"], forced: bool) -> tuple[int, int] | None:
+def _raised(
+    truncations: list[Truncation], ranks: list[int], whole: Float[Tensor, "b q"], forced: bool
+) -> tuple[int, int] | None:
     """Which truncation goes to which rank next: the most error a unit of cost takes away; None where no rank that pays does."""
     now = _missed(truncations, ranks)
     base, best, gain = relative_error(now, whole), None, 0.0
@@ -282,7 +284,10 @@ def _worst(truncations: list[Truncation], ranks: list[int]) -> int:
 
 def _missed(truncations: list[Truncation], ranks: list[int]) -> Float[Tensor, "b q"]:
     """Truncated − exact, summed over layers; a rank of 0 is written out and misses nothing."""
-    terms = [truncation.misses[rank - 1] if rank else 0 * truncation.exact for truncation, rank in zip(truncations, ranks, strict=True)]
+    terms = [
+        truncation.misses[rank - 1] if rank else 0 * truncation.exact
+        for truncation, rank in zip(truncations, ranks, strict=True)
+    ]
     return torch.stack(terms).sum(0)
 
 
