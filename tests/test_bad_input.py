@@ -4,6 +4,7 @@ import re
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import LassoLars, LinearRegression, LogisticRegression, Ridge
@@ -334,6 +335,11 @@ def test_weights_ids_and_lengths_that_do_not_fit_are_refused():
         study(ids=[1, 2, 3])
     with refused(errors.InputError, "repeat"):
         study(ids=[0] * 12)
+    for missing in ([float("nan")] * 12, [*range(11), None], [*range(11), pd.NA], [*range(11), pd.NaT]):
+        with refused(errors.InputError, "None or NaN"):
+            study(ids=missing)
+    with refused(errors.ShapeError, "(12, 2)"):
+        study(ids=np.ones((12, 2)))
     with refused(errors.InputError, "numbers"):
         study(data=(np.array([["a"] * 3] * 12), Y))
 
@@ -456,3 +462,14 @@ def test_a_broken_example_outside_the_stationarity_sample_is_named(monkeypatch):
         part.self_influence()
     with pytest.raises(uw.errors.NonFiniteGradient, match="effect of 7 on 0 is nan"):
         part.drop((X[:2], y[:2]), order="first")
+
+
+def test_a_model_without_numbers_is_refused():
+    with torch.device("meta"):
+        empty = nn.Linear(3, 2, dtype=torch.float64)
+    with refused(errors.ModelError, "'weight' is on the meta device"):
+        uw.Study(empty, (X, Y), loss="cross_entropy")
+    half = nn.Sequential(nn.Linear(3, 2, dtype=torch.float64), nn.BatchNorm1d(2, dtype=torch.float64, device="meta"))
+    half[1].weight, half[1].bias = (nn.Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(2))
+    with refused(errors.ModelError, "'1.running_mean' is on the meta device"):
+        uw.Study(half, (X, Y), loss="cross_entropy", parameters="0.*")

@@ -8,11 +8,11 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from torch import nn
 
 import upweight as uw
-from cases import classification, fitted_mlp
+from cases import classification, fitted_mlp, regression
 from upweight.evaluate import Refits, Retraining, Training, loo_agreement, noise_floor
 from upweight.evaluate.calibration import Calibration, chosen_points
 from upweight.evaluate.refits import best_truth
@@ -127,7 +127,7 @@ def test_seeds_tell_what_can_be_seen_and_finished_ones_are_kept(tmp_path):
     assert "Do not trust" in found.sentence or "Cannot say" in found.sentence
     with pytest.raises(uw.errors.ConfigError, match=r"refits=1. Expected at least 2"):
         study.check(data.query, refits=1)
-    with pytest.raises(uw.errors.ConfigError, match=r"seeds=0. Expected at least 1"):
+    with pytest.raises(uw.errors.ConfigError, match=r"seeds=0. Expected a whole number of at least 1"):
         study.check(data.query, seeds=0)
 
 
@@ -137,3 +137,13 @@ def test_ids_of_one_s_own_are_found_again():
     named = uw.from_sklearn(fitted, data.X, data.y, ids=[f"row {i}" for i in range(40)])
     found = named.check(data.query, refits=6, progress=False)
     assert all(str(name).startswith("row ") for name in found.train_ids) and found.pearson > 0.999
+
+
+def test_more_refits_than_points_are_said_to_be_all_of_them():
+    data = regression()
+    study = uw.from_sklearn(Ridge().fit(data.X, data.y), data.X, data.y)
+    count = len(data.X)
+    found = study.check(data.query, refits=10**4)
+    assert found.asked == 10**4 and found.predicted.shape[1] == count
+    assert f"Calibration on {count} (all there are: 10,000 were asked for) real refits" in repr(found)
+    assert "asked for" not in repr(study.check(data.query, refits=3))

@@ -13,7 +13,7 @@ import upweight as uw
 from cases import classification, regression
 from upweight.errors import DecisionError, LabelError
 from upweight.review import Decision, Decisions, read_decisions
-from upweight.review.followed import fingerprint, follow
+from upweight.review.followed import follow, training_set_fingerprint
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\x00"), min_size=1, max_size=40)
 decisions = st.builds(
@@ -92,7 +92,7 @@ def study():
 
 def test_decisions_about_other_data_are_refused(study):
     of, labels = study
-    mark = fingerprint(of.fitted)
+    mark = training_set_fingerprint(of.fitted)
     right = Decision("p3", "drop", None, str(labels[3]), 3)
     assert follow(of.fitted, Decisions((right,), mark)).dropped.tolist() == [3]
     other = str(labels[3]) + "?"
@@ -114,7 +114,7 @@ def test_a_fingerprint_tells_labels_names_and_sizes_apart():
     data = regression(n=20)
     fitted = Ridge().fit(data.X, data.y)
     marks = {
-        fingerprint(uw.from_sklearn(fitted, X, y, ids=ids).fitted)
+        training_set_fingerprint(uw.from_sklearn(fitted, X, y, ids=ids).fitted)
         for X, y, ids in [
             (data.X, data.y, None),
             (data.X[:19], data.y[:19], None),

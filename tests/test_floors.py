@@ -1,6 +1,8 @@
 """The house: floors are climbed downwards only, the two wings keep apart, files and functions stay short."""
 
 import ast
+import dataclasses
+import inspect
 import re
 import subprocess
 import sys
@@ -9,10 +11,12 @@ from pathlib import Path
 import pytest
 
 import upweight
+from upweight.fitted import Settings, SolverSettings, StudySettings
+from upweight.huggingface import SequenceSettings
 
 ROOT = Path(upweight.__file__).parent
 FLOORS = {
-    1: ["errors", "_typing", "router", "kernels"],
+    1: ["errors", "_typing", "router", "float32_products"],
     2: ["space", "store", "show", "displays", "parallel"],
     3: ["linop", "objective"],
     4: ["tiles"],
@@ -97,6 +101,36 @@ def test_files_have_a_caption_and_stay_short(path):
                 - (node.body[0].end_lineno - node.body[0].lineno + 1 if ast.get_docstring(node) else 0)
             )
             assert body <= 40, f"{node.name} has {body} lines"
+
+
+def test_one_room_owns_hashing_and_nobody_else_digests_what_is_kept():
+    """The page hashes its own scripts for its policy, and labels are drawn by a hash: neither names anything that is kept."""
+    hashing = {
+        str(path.relative_to(ROOT))
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if (isinstance(node, ast.Import) and any(alias.name == "hashlib" for alias in node.names))
+        or (isinstance(node, ast.ImportFrom) and node.module == "hashlib")
+    }
+    assert hashing == {"store/fingerprints.py", "report/page.py", "objective/randomised.py"}
+
+
+def test_every_setting_is_listed_once_and_shown_by_every_function_that_takes_it():
+    names = {field.name for field in dataclasses.fields(Settings)} - {"chosen", "precision"}
+    assert set(StudySettings.__annotations__) == names
+    for function, known in (
+        (upweight.Study, StudySettings),
+        (upweight.from_sklearn, StudySettings),
+        (upweight.from_statsmodels, SolverSettings),
+        (upweight.huggingface.causal_lm, SequenceSettings),
+        (upweight.huggingface.sequence_classification, SequenceSettings),
+        (upweight.huggingface.from_trainer, SequenceSettings),
+    ):
+        shown = inspect.signature(function).parameters
+        assert set(known.__annotations__) <= set(shown) and "settings" not in shown
+        for name in names & set(known.__annotations__):
+            assert shown[name].default == getattr(Settings, name)
+            assert name in upweight.Study.__doc__
 
 
 def test_importing_the_library_brings_no_table_plot_or_command_line_library():

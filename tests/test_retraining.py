@@ -19,10 +19,11 @@ from torch import nn
 
 import upweight as uw
 from upweight.evaluate import Retraining, Training
+from upweight.evaluate.execution import stacks
 from upweight.evaluate.fingerprint import fingerprint
 from upweight.evaluate.finished import InFolder
 from upweight.evaluate.retraining import Task
-from upweight.evaluate.roads import Measured, member_bytes, stacks, widths
+from upweight.evaluate.timing import Measured, member_bytes, widths
 
 N = 20
 g = torch.Generator().manual_seed(0)
@@ -377,9 +378,9 @@ def test_a_stack_stays_within_memory(monkeypatch):
     inputs, hidden, outputs, parameters = 20 * 3, 20 * 4, 20 * 2, 3 * 4 + 4 + 4 * 2 + 2
     floor = 8 * (5 * parameters + 2 * (inputs + 2 * hidden + outputs))
     assert floor <= member_bytes(run) <= 2 * floor
-    monkeypatch.setattr("upweight.evaluate.roads.STACK_BYTES", 11 * member_bytes(run))
+    monkeypatch.setattr("upweight.evaluate.timing.STACK_BYTES", 11 * member_bytes(run))
     assert widths(run, tasks) == [8, 11]
-    monkeypatch.setattr("upweight.evaluate.roads.STACK_BYTES", 1)
+    monkeypatch.setattr("upweight.evaluate.timing.STACK_BYTES", 1)
     assert widths(run, tasks) == [] and Retraining(run, jobs=1, progress=False).measured(masks()).road == "one_by_one"
 
 

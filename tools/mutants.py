@@ -347,7 +347,7 @@ MUTANTS = [
     ),
     Mutant(
         "desk: the far end of the interval for the near one",
-        "inference/worst_case/ask.py",
+        "inference/worst_case/question.py",
         "(1.0 if far else -1.0)",
         "(-1.0 if far else 1.0)",
     ),
@@ -551,7 +551,7 @@ MUTANTS = [
     ),
     Mutant(
         "tied layers counted apart",
-        "gradients/network.py",
+        "gradients/confirmation.py",
         "max(starts.values()) > 1, held)",
         "False, held)",
     ),
@@ -575,13 +575,13 @@ MUTANTS = [
     ),
     Mutant(
         "a switch of the processor that is never put back",
-        "kernels.py",
+        "float32_products.py",
         '_put_back(switch, _held["before"])',
         "pass",
     ),
     Mutant(
         "a processor that rounds to bfloat16 is believed",
-        "kernels.py",
+        "float32_products.py",
         "return all(_error(*sizes, generator) <= PROBE_ERROR for sizes in PROBE_SIZES)",
         "return True",
     ),
@@ -593,7 +593,7 @@ MUTANTS = [
     ),
     Mutant(
         "an autocast around the question is kept",
-        "kernels.py",
+        "float32_products.py",
         "            if torch.is_autocast_enabled(kind):",
         "            if False:",
     ),
@@ -605,7 +605,7 @@ MUTANTS = [
     ),
     Mutant(
         "the error of truncations is that of the first layer",
-        "tiles/drafts.py",
+        "tiles/truncation.py",
         "    return torch.stack(terms).sum(0)",
         "    return terms[0]",
     ),
@@ -617,7 +617,7 @@ MUTANTS = [
     ),
     Mutant(
         "low rank without singular values",
-        "tiles/drafts.py",
+        "tiles/truncation.py",
         "slopes = (left * singular.unsqueeze(1))[..., :ranks]",
         "slopes = left[..., :ranks]",
     ),
@@ -683,9 +683,9 @@ MUTANTS = [
     ),
     Mutant(
         "accuracy of the worst class",
-        "objective/measures.py",
-        "outputs.argmax(1) == targets",
-        "outputs.argmin(1) == targets",
+        "objective/loss.py",
+        "outputs.argmax(1) if self.kind",
+        "outputs.argmin(1) if self.kind",
     ),
     Mutant("an added point's helpfulness", "influence/effects.py", '"add": -1.0', '"add": 1.0'),
     Mutant(
@@ -702,8 +702,8 @@ MUTANTS = [
     ),
     Mutant(
         "a rule is believed on blank examples",
-        "gradients/network.py",
-        "and _starts(site) <= seen]",
+        "gradients/confirmation.py",
+        "and site.starts <= seen]",
         "]",
     ),
     Mutant(
@@ -810,9 +810,9 @@ MUTANTS = [
     ),
     Mutant(
         "the ranking at ten times the damping twice",
-        "questions/sensitivity.py",
-        "for factor in (10.0, 0.1)",
-        "for factor in (10.0, 10.0)",
+        "router.py",
+        "(1.0, 10.0, 0.1), 16, 64",
+        "(1.0, 10.0, 10.0), 16, 64",
     ),
     Mutant("markup in the page's data", "report/packed.py", '.replace("<", "\\\\u003c")', ""),
     Mutant(
@@ -889,7 +889,7 @@ MUTANTS = [
         "self.finished.put(names[task.place], state)",
         "self.finished.get(names[task.place])",
     ),
-    Mutant("nearby weightings prove nothing", "evaluate/heed.py", "return not same", "return False"),
+    Mutant("nearby weightings prove nothing", "evaluate/ignored_weights.py", "return not same", "return False"),
     Mutant("a function is known without what it names", "evaluate/fingerprint.py", "cells, data)", "cells)"),
     Mutant(
         "refits: flipped sign",
@@ -1103,7 +1103,7 @@ MUTANTS = [
         "moments += count * n * s * (i * i + k * o * o)",
         "moments += count * n * s * (i * i + o * o)",
     ),
-    Mutant("memory: queries are never cut", "questions/fitting.py", "if size >= len(examples):", "if size >= 0:"),
+    Mutant("memory: queries are never cut", "questions/memory.py", "if size >= len(examples):", "if size >= 0:"),
     Mutant("memory: factors are never refused", "fitted/blocked.py", "if needed > limit:", "if needed > 1e99:"),
     Mutant(
         "tokens: a training sequence's weight is lost",
@@ -1135,6 +1135,16 @@ MUTANTS = [
         "def on_pre_optimizer_step(",
         "def on_optimizer_step(",
     ),
+    Mutant("ids: NaN names a point", "objective/data.py", "name is None or bool(name != name)", "name is None"),
+    Mutant("meta: shapes pass for parameters", "gradients/guard.py", "if value.is_meta:", "if False:"),
+    Mutant("separation: not said", "adapters/statsmodels/rules.py", "elif separated(objective):", "elif False:"),
+    Mutant(
+        "check: fewer refits than asked for unsaid",
+        "evaluate/calibration.py",
+        "if self.asked > count else",
+        "if False else",
+    ),
+    Mutant("settings: unknown ones are dropped", "fitted/keywords.py", "    if unknown:\n", "    if False:\n"),
 ]
 
 

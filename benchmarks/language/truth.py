@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformer.problem import next_symbols
 
 from upweight.evaluate import SubsetTruth, Training, random_subsets
-from upweight.kernels import fast_float32
+from upweight.float32_products import fast_float32
 from upweight.objective import read_loss
 
 MOST = 200

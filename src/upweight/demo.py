@@ -75,7 +75,7 @@ def planted_digits(seed: int = 0) -> Digits:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise MissingExtraError(
-            "the demonstration needs scikit-learn, which is not installed. Install it with: pip install 'upweight[demo]'"
+            "the demonstration needs scikit-learn, which is not installed. Install it with: pip install 'upweight[sklearn]'"
         ) from error
     data: Any = load_digits()
     rng = np.random.default_rng(seed)

@@ -31,6 +31,7 @@ UpweightError
 UpweightWarning
 ├── NotStationaryWarning   the parameters are not at a minimum of the objective
 ├── ApproximationWarning   an approximation was taken where an exact answer was refused
+├── SeparationWarning      classes that are separated, so that there are no finite parameters to study
 ├── ModeWarning            the model was in train mode and is scored in eval mode
 ├── UnitWarning            a number that looks as if it were in another unit
 └── SignWarning            scores that run against the truth, as if they had the other sign
@@ -162,6 +163,10 @@ class NotStationaryWarning(UpweightWarning):
 
 class ApproximationWarning(UpweightWarning):
     """An approximation was taken where the exact correction does not exist."""
+
+
+class SeparationWarning(UpweightWarning):
+    """The classes are separated, so that the likelihood has no finite maximum."""
 
 
 class ModeWarning(UpweightWarning):

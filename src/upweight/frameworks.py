@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from upweight.adapters.sklearn import adapt_sklearn
 from upweight.adapters.sklearn.recipe import SMOOTHING
-from upweight.adapters.statsmodels.rules import Asked, adapt_statsmodels
-from upweight.fitted import Settings
+from upweight.adapters.statsmodels.rules import Additions, adapt_statsmodels
+from upweight.fitted import Settings, SolverSettings, StudySettings, read_settings, spelled_out
 from upweight.study import Study
 
 
+@spelled_out(StudySettings, Settings)
 def from_sklearn(
     fitted: Any,
     X: Any,
@@ -18,12 +19,8 @@ def from_sklearn(
     *,
     sample_weight: Any = None,
     ids: Any = None,
-    protocol: str = "as_refit",
-    curvature: str = "auto",
-    solver: str = "auto",
-    damping: float | str | None = "auto",
-    memory: int | None = None,
     smoothing: float = SMOOTHING,
+    **settings: Unpack[StudySettings],
 ) -> Study:
     """A study of a fitted scikit-learn estimator, or of a Pipeline that ends in one.
 
@@ -38,8 +35,8 @@ def from_sklearn(
         X, y: what it was fitted on, transformed by nothing; sparse X is read a batch at a time.
         sample_weight: as given to fit.
         ids: a name for every training point; the pandas index or the position by default.
-        protocol, curvature, solver, damping, memory: as for ``uw.Study``.
         smoothing: the temperature over which the corner of a hinge or ε-insensitive loss is smoothed [KL17 4.2].
+        settings: protocol, curvature, solver, damping, memory, fisher, factor_share, products, seed, strict: as for ``uw.Study``.
 
     Returns:
         A Study of the objective the estimator minimised, on the scale Σwᵢ = 1; queries, labels and parameters have
@@ -49,24 +46,23 @@ def from_sklearn(
     Raises:
         ModelError: the estimator is unfitted or not supported.
         InputError: X has other columns than the fit, or y an unknown class.
+        ConfigError: an unknown setting.
         MissingExtraError: scikit-learn is not installed.
     """
     return Study.of(
         adapt_sklearn(fitted, (X, y), sample_weight, ids, smoothing),
-        Settings(protocol, curvature=curvature, solver=solver, damping=damping, memory=memory),
+        read_settings(settings, StudySettings),
     )
 
 
+@spelled_out(SolverSettings, Settings)
 def from_statsmodels(
     results: Any,
     *,
     penalty: Any = None,
     bandwidth: float | None = None,
     ids: Any = None,
-    protocol: str = "as_refit",
-    solver: str = "auto",
-    damping: float | str | None = "auto",
-    memory: int | None = None,
+    **settings: Unpack[SolverSettings],
 ) -> Study:
     """A study of fitted statsmodels results.
 
@@ -79,7 +75,7 @@ def from_statsmodels(
         penalty: alpha of ``fit_regularized``, which the results do not keep; read off the gradient if it is one number.
         bandwidth: over which QuantReg's corner is smoothed, in target units; a tenth of statsmodels' own by default.
         ids: a name for every row that was fitted; those of the user's frame by default.
-        protocol, solver, damping, memory: as for ``uw.Study``.
+        settings: protocol, solver, damping, memory: as for ``uw.Study``.
 
     Returns:
         A Study whose parameters and points have the user's names. Queries are a frame with the formula's variables,
@@ -89,8 +85,9 @@ def from_statsmodels(
     Raises:
         ModelError: a model, or a way to fit it, that is not supported; what is nearest is named.
         InputError: rows whose names repeat; pass ids=.
+        ConfigError: an unknown setting.
     """
     return Study.of(
-        adapt_statsmodels(results, Asked(penalty, bandwidth, ids)),
-        Settings(protocol, solver=solver, damping=damping, memory=memory),
+        adapt_statsmodels(results, Additions(penalty, bandwidth, ids)),
+        read_settings(settings, SolverSettings),
     )

@@ -7,6 +7,12 @@ from dataclasses import dataclass
 TILE_BYTES = 2**24
 """A tile's working set: large enough for efficient products, small beside any budget."""
 
+BATCH_BYTES, BATCH_EXAMPLES = 6 * TILE_BYTES, 4096
+"""What a network's layers hold of a batch at the most, and its examples."""
+
+SHARD_BYTES = 2**26
+"""A shard of an index: a unit of work, of resuming and of checksums."""
+
 EXPECTED_STEPS = 12
 """Steps the shared Krylov space of a hundred rows usually needs; only the choice of solver rests on it."""
 
@@ -27,6 +33,11 @@ class Room:
     memory: int
 
     @property
+    def whole(self) -> int:
+        """All of it, as far as a budget is kept to."""
+        return max(LEAST_MEMORY, self.memory)
+
+    @property
     def kept(self) -> int:
         """Layers' inputs and slopes from one walk to the next."""
         return min(KEPT_BYTES, self.memory // 4)
@@ -34,17 +45,26 @@ class Room:
     @property
     def queries(self) -> int:
         """Queries that are ready to meet training points."""
-        return max(LEAST_MEMORY, self.memory) // 4
+        return self.whole // 4
 
     @property
     def batch(self) -> int:
         """What is captured at a time."""
-        return min(6 * TILE_BYTES, self.memory // 8)
+        return min(BATCH_BYTES, self.memory // 8)
+
+    def batch_for(self, labels: int) -> int:
+        """The same where so many labels are pulled back, every one with slopes of its own."""
+        return 2 * self.batch // (1 + labels)
+
+    @property
+    def sample(self) -> int:
+        """Examples captured together to measure a truncation on."""
+        return self.whole // 8
 
     @property
     def shard(self) -> int:
         """A shard of an index while it is made."""
-        return min(2**26, max(LEAST_MEMORY, self.memory) // 16)
+        return min(SHARD_BYTES, self.whole // 16)
 
 
 UNBOUNDED = Room(2**62)
@@ -99,6 +119,35 @@ EXACT_FLOPS = 2e10
 MOST_RANKS = 64
 """Ranks up to which a truncation is tried."""
 
+USUAL_RANK = 12
+"""The rank at which a truncation usually does."""
+
+WORTH_RANK = 16
+"""Where a low rank this high does not pay, no query's matrix is decomposed."""
+
+PAIR_QUERIES, PAIR_EXAMPLES = 64, (64, 512)
+"""Pairs on which a truncation's error is measured, drawn from all: a few large scores decide, so that fewer miss them."""
+
+RANKED_FACTORS, RANKED_QUERIES, RANKED_EXAMPLES = (1.0, 10.0, 0.1), 16, 64
+"""Multiples of a damping that a rule chose, at which rankings are compared with its own, and the pairs that are ranked."""
+
+INDEX_QUERIES, INDEX_EXAMPLES = 16, 256
+"""Training points that stand for queries, and others that they are scored against, where an index measures what it loses."""
+
+SAMPLED_SHARE = 1 / 16
+"""Share of the training set that is looked at where a sample will do."""
+
+
+def sample_size(count: int, bounds: tuple[int, int]) -> int:
+    """Examples of a sample: a sixteenth of all, within bounds."""
+    least, most = bounds
+    return min(max(int(SAMPLED_SHARE * count), least), most)
+
+
+def approximates(p: int, m: int, n: int) -> bool:
+    """Whether m queries of p numbers meet n examples in more work than is done exactly: 2·p·m·n FLOPs."""
+    return 2.0 * p * m * n > EXACT_FLOPS
+
 
 def cost_separable(rank: int, i: int, o: int) -> float:
     """FLOPs of a pair of a layer used once an example, in an eigenbasis.
@@ -116,6 +165,11 @@ def cost_low_rank(rank: int, s: int, i: int, o: int, m: int) -> float:
     rank 0   written out, see ``route_product``, exact
     """
     return 2.0 * s * m * rank * (o + i) if rank else min(2.0 * s * m * o * (i + 1), 2.0 * o * i * (s + m))
+
+
+def worth_low_rank(s: int, i: int, o: int, m: int) -> bool:
+    """Whether m queries' matrices are decomposed at all."""
+    return cost_low_rank(WORTH_RANK, s, i, o, m) < cost_low_rank(0, s, i, o, m)
 
 
 def route_ghost(s: int, t: int, i: int, o: int, m: int) -> bool:

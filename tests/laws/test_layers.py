@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import upweight as uw
 from upweight.adapters.torch import Form, adapt_module
 from upweight.gradients import NetworkEngine, engine_for
-from upweight.gradients.network import plain_rows
+from upweight.gradients.confirmation import plain_rows
 from upweight.gradients.vmap import VmapEngine
 
 N, CLASSES = 7, 3

@@ -19,9 +19,8 @@ WAYS = [
 ]
 
 
-@pytest.mark.filterwarnings(
-    "ignore:the solver stopped"
-)  # rank 20 of the convolutions leaves a residual of .5, and says so
+# Rank 20 of the convolutions leaves a residual of .5, and says so.
+@pytest.mark.filterwarnings("ignore:the solver stopped")
 @pytest.mark.parametrize("settings", WAYS, ids=lambda s: "-".join(map(str, s.values())))
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_perturb_is_the_derivative_of_the_inner_product_in_the_input(name, settings):

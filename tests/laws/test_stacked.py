@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import upweight as uw
 from networks import Block
 from upweight.evaluate import Training
-from upweight.evaluate.roads import Task, together
+from upweight.evaluate.execution import Task, together
 from upweight.evaluate.stacked import ELEMENTWISE, train_stacked
 
 N, MEMBERS, BATCH = 31, 5, 6

@@ -15,8 +15,8 @@ from upweight.fitted.iterative import Network
 from upweight.linop import BlockDiagonal, KroneckerEigen
 from upweight.questions.question import Question
 from upweight.router import TRUNCATION_ERROR, cost_low_rank, route_ghost
-from upweight.tiles.drafts import draft_of, separate
 from upweight.tiles.pairs import prepare_pairs
+from upweight.tiles.truncation import separate, truncation_of
 
 NETWORKS = [
     "linear",
@@ -114,10 +114,14 @@ def test_low_rank_is_exact_at_full_rank_and_its_error_is_measured():
     assert error < 0.06 and 0.3 < error / pairs.error.whole < 3
     asked = torch.arange(7)
     for k, ((_, block), part) in enumerate(zip(operator.parts, sample.parts, strict=True)):
-        draft = draft_of(
+        truncation = truncation_of(
             [tile[k] for tile in measured.layers()], block, block, lambda part=part: part, asked, "low_rank"
         )
-        assert float(draft.misses[-1].norm()) < 1e-9 * float(draft.exact.norm()) < float(draft.misses[0].norm())
+        assert (
+            float(truncation.misses[-1].norm())
+            < 1e-9 * float(truncation.exact.norm())
+            < float(truncation.misses[0].norm())
+        )
 
 
 def deep(layers: int = 8, n: int = 300, m: int = 120):

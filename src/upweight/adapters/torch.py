@@ -13,7 +13,7 @@ from torch import nn
 from upweight._typing import Tensor
 from upweight.adapters.adapted import Adapted, PlainCodec, RandomisedCodec
 from upweight.errors import ConfigError, ModelError, NonFiniteInput, ShapeError
-from upweight.gradients.guard import as_found, called, compiled
+from upweight.gradients.guard import ForwardModule, as_found, called, compiled, require_values
 from upweight.gradients.vmap import refused_in_words
 from upweight.objective import Examples, Forward, Loss, Objective, Penalty, plain_forward, read_loss, read_penalty
 from upweight.objective.data import map_tensors
@@ -52,6 +52,7 @@ def adapt_module(model: nn.Module, data: Any, form: Form, ids: Any = None) -> Ad
         raise ModelError(
             f"found a model of type {type(model).__name__}. Expected an nn.Module; for scikit-learn estimators use uw.from_sklearn(fitted, X, y)."
         )
+    require_values(model)
     fold = form.ranks or HERE
     notes = (COMPILED,) if compiled(model) else ()
     model, said = plain_module(uncompiled(model), fold)
@@ -153,7 +154,7 @@ def _bind(
     with as_found(model), torch.no_grad():
         buffers = {f"model.{name}": value.clone() for name, value in model.named_buffers()}
         with refused_in_words(batch):
-            answered = called(_Caller(model, forward), buffers, batch)
+            answered = called(ForwardModule(model, forward), buffers, batch)
     if not (isinstance(answered, tuple | list) and len(answered) == 2):
         raise ShapeError(
             f"the forward returned {type(answered).__name__}. Expected a pair (outputs, targets); return both, as in forward=lambda model, batch: (model(batch['x']), batch['y'])."
@@ -166,15 +167,6 @@ def _bind(
         )
     loss.prepare(outputs, targets, examples.ids)
     return loss.bound(tuple(outputs.shape[1:])), tuple(outputs.shape[1:])
-
-
-class _Caller(nn.Module):
-    def __init__(self, model: nn.Module, call: Forward) -> None:
-        super().__init__()
-        self.model, self.call = model, call
-
-    def forward(self, batch: Any) -> Any:
-        return self.call(self.model, batch)
 
 
 def _same_device(model: nn.Module, device: str | torch.device) -> None:

@@ -17,11 +17,17 @@ from upweight.cli.talk import AsJson, answer, guarded, say
 
 EXTRAS = {
     "sklearn": ("scikit-learn", "skops"),
+    "statsmodels": ("statsmodels",),
+    "hf": ("transformers", "datasets", "accelerate", "peft"),
     "plot": ("matplotlib",),
     "images": ("pillow",),
     "arrow": ("pyarrow",),
     "xarray": ("xarray",),
+    "dask": ("distributed",),
+    "ray": ("ray",),
 }
+"""Optional libraries by the extra of pyproject.toml that installs them."""
+
 CORE = ("torch", "numpy", "scipy", "pandas", "safetensors", "jinja2", "typer", "rich")
 
 

@@ -22,8 +22,8 @@ from upweight.curvature.factors import (
 )
 from upweight.curvature.grams import weighted
 from upweight.curvature.penalised import with_penalty
+from upweight.float32_products import fast_float32
 from upweight.gradients import Engine
-from upweight.kernels import fast_float32
 from upweight.linop import BlockDiagonal, Dense, Diagonal, KroneckerEigen, LinearOperator
 from upweight.objective import Objective
 from upweight.router import chunk

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from upweight._typing import Float, Tensor
-from upweight.kernels import fast_float32
+from upweight.float32_products import fast_float32
 
 WIDE = 256
 """Columns from which halves are multiplied on their own: a quarter of the work is saved, and again in each half."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from upweight._typing import Float, Tensor
+from upweight.float32_products import fast_float32
 from upweight.gradients import LinearEngine
-from upweight.kernels import fast_float32
 from upweight.linop import LinearOperator
 from upweight.space import MapLayout
 

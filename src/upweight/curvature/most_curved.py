@@ -14,7 +14,7 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.curvature.products import GaussNewton
-from upweight.kernels import fast_float32
+from upweight.float32_products import fast_float32
 from upweight.router import MOST_ROWS
 from upweight.tiles.layer_jacobians import JacobianSum, LayerJacobian, own_gram, sum_of, untied
 

@@ -16,10 +16,10 @@ from torch.func import grad, vjp, vmap
 
 from upweight._typing import Batch, Float, Tensor
 from upweight.curvature.fisher import MOST_LABELS, read_fisher
+from upweight.float32_products import fast_float32
 from upweight.gradients import Engine, NetworkEngine
 from upweight.gradients.network import NetworkJacobian
 from upweight.gradients.vmap import plain_attention
-from upweight.kernels import fast_float32
 from upweight.linop import LinearOperator
 from upweight.objective import Examples
 from upweight.router import TILE_BYTES, chunk

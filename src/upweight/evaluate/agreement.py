@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 from upweight.errors import NonFiniteInput, ShapeError, SignWarning
+from upweight.evaluate.arguments import read_numbers
 from upweight.evaluate.estimates import DRAWS, Estimate, bootstrapped
 from upweight.evaluate.fingerprint import fingerprint
 
@@ -71,7 +72,7 @@ def agreement_of(a: np.ndarray, b: np.ndarray, draws: int = DRAWS, seed: int = 0
 
 def finite_pair(predicted: Any, refitted: Any) -> tuple[np.ndarray, np.ndarray]:
     """Both as finite (m, k) arrays of one shape."""
-    a, b = np.asarray(predicted, dtype=float), np.asarray(refitted, dtype=float)
+    a, b = read_numbers(predicted, "predicted changes"), read_numbers(refitted, "refitted changes")
     if a.ndim != 2 or a.shape != b.shape:
         turned = " It looks transposed; pass scores.T." if a.shape == b.shape[::-1] and a.ndim == 2 else ""
         raise ShapeError(

@@ -12,6 +12,7 @@ from scipy import stats
 from upweight.displays import CalibrationDisplay
 from upweight.errors import ConfigError
 from upweight.evaluate.agreement import Agreement, agreement_of, pearson_of, slope_of
+from upweight.evaluate.arguments import read_count
 from upweight.evaluate.estimates import LEVEL
 from upweight.evaluate.noise import NoiseFloor
 from upweight.evaluate.refits import Refits
@@ -59,6 +60,7 @@ class Calibration:
             the network's proximal Bregman objective.
         noise: how many retrainings it would take to see each effect through chance; None where one seed was trained, or no seed
             makes a difference.
+        asked: how many points were to be left out; where there are fewer, all of them are.
         standard_error: (m, k), of the refitted changes, from the spread of the seeds' own changes; None likewise.
     """
 
@@ -71,6 +73,7 @@ class Calibration:
     truth: str = "refit"
     noise: NoiseFloor | None = None
     standard_error: np.ndarray | None = None
+    asked: int = 0
 
     @property
     def slope(self) -> float:
@@ -173,8 +176,10 @@ class Calibration:
     def __repr__(self) -> str:
         found = self.agreement
         intervals = [f"({one.low:.3g} to {one.high:.3g})" for one in (found.slope, found.pearson, found.spearman)]
+        count = len(self.train_ids)
+        fewer = f" (all there are: {self.asked:,} were asked for)" if self.asked > count else ""
         numbers = (
-            f"Calibration on {len(self.train_ids)} {WORDS[self.truth][0]} × {len(self.query_ids)} queries: slope of {WORDS[self.truth][2]} on predicted {self.slope:.4f} {intervals[0]}, "
+            f"Calibration on {count}{fewer} {WORDS[self.truth][0]} × {len(self.query_ids)} queries: slope of {WORDS[self.truth][2]} on predicted {self.slope:.4f} {intervals[0]}, "
             f"Pearson {self.pearson:.5f} {intervals[1]}, Spearman {self.spearman:.4f} {intervals[2]}, relative error {self.relative_error:.2g}."
         )
         return f"{numbers}\n{'Beware. ' if self.concerns else ''}{self.sentence}"
@@ -193,10 +198,9 @@ def check(
     progress: bool | None = None,
 ) -> Calibration:
     """Carry out a spread of the predicted drops, and compare."""
-    if refits < 2:
+    if read_count(refits, "refits", None) < 2:
         raise ConfigError(f"check found refits={refits}. Expected at least 2, since a slope needs two points.")
-    if seeds < 1:
-        raise ConfigError(f"check found seeds={seeds}. Expected at least 1.")
+    seed, seeds = read_count(seed, "seed", 0), read_count(seeds, "seeds")
     chosen = chosen_points(effects.values, min(refits, effects.values.shape[1]), seed)
     done = Refits(study, train, tuple(range(seed, seed + seeds)), truth, progress=progress)
     real = done.drop(query, which=effects.train_ids[chosen].tolist(), measure=measure)
@@ -210,6 +214,7 @@ def check(
         "smoothed" if done.kind == "refit" and train is None and study.fitted.adapted.smoothed else done.kind,
         real.noise,
         None if real.noise is None else real.standard_error,
+        refits,
     )
 
 

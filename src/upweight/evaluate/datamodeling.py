@@ -89,7 +89,7 @@ def lds(scores: Any, truth: SubsetTruth | str | os.PathLike[str], draws: int = D
     Warns:
         SignWarning: the score is clearly below zero.
     """
-    known = truth if isinstance(truth, SubsetTruth) else SubsetTruth.load(truth)
+    known = _truth_of(truth)
     if len(known.kept) < FEWEST:
         raise ConfigError(f"lds found {len(known.kept)} subsets. Expected at least {FEWEST}; a hundred are usual.")
     predicted, real = known.predicted(scores), known.mean
@@ -104,6 +104,16 @@ def lds(scores: Any, truth: SubsetTruth | str | os.PathLike[str], draws: int = D
     score, slope, pearson = (Estimate(value, values[:, k], source) for k, value in enumerate(of(*everything)))
     warn_of_sign(score, "retrained subsets")
     return LDS(score, rank_correlations(predicted, real), slope, pearson, reliability(known.outputs, seed), repr(known))
+
+
+def _truth_of(truth: SubsetTruth | str | os.PathLike[str]) -> SubsetTruth:
+    if isinstance(truth, SubsetTruth):
+        return truth
+    if not isinstance(truth, str | os.PathLike):
+        raise ConfigError(
+            f"lds found {type(truth).__name__} for its truth. Expected what subset_truth() returned, or the path of the file it was saved to; for masks and outputs of your own use SubsetTruth.of(kept, outputs)."
+        )
+    return SubsetTruth.load(truth)
 
 
 def rank_correlations(predicted: Float[np.ndarray, "r m"], real: Float[np.ndarray, "r m"]) -> Float[np.ndarray, "m"]:

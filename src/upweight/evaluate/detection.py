@@ -11,6 +11,7 @@ from scipy import stats
 from upweight.displays.axes import axes_or_new
 from upweight.errors import ConfigError, NonFiniteInput, ShapeError
 from upweight.evaluate.agreement import warn_of_sign
+from upweight.evaluate.arguments import read_numbers
 from upweight.evaluate.estimates import DRAWS, Estimate, bootstrapped
 from upweight.evaluate.fingerprint import fingerprint
 
@@ -80,7 +81,7 @@ def mislabel_detection(scores: Any, wrong: Any, draws: int = DRAWS, seed: int = 
     Warns:
         SignWarning: wrong labels clearly score below right ones.
     """
-    values = np.asarray(scores, dtype=float)
+    values = read_numbers(scores, "scores")
     if values.ndim != 1:
         raise ShapeError(
             f"mislabel_detection found scores of shape {values.shape}. Expected (n,): one a training point."
@@ -110,7 +111,10 @@ def _found(values: np.ndarray, wrong: np.ndarray) -> np.ndarray:
 
 
 def _read_wrong(wrong: Any, count: int) -> np.ndarray:
-    given = np.asarray(wrong)
+    try:
+        given = np.asarray(wrong)
+    except (TypeError, ValueError, RuntimeError):
+        given = read_numbers(wrong, "wrong labels")  # says what is wrong with them
     if given.dtype.kind not in "biuf" or given.ndim != 1 or (given.astype(float) != np.rint(given)).any():
         raise ShapeError(
             f"mislabel_detection found wrong of type {given.dtype} and shape {given.shape}. Expected ({count},) booleans, or whole positions."

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from upweight.errors import ConfigError
+from upweight.evaluate.arguments import read_count, read_share
 
 DRAWS = 1000
 """Resamples: the ends of a 95 % interval then rest on 25 of them each."""
@@ -57,9 +58,9 @@ def resamples(rows: int, columns: int, draws: int, seed: int) -> list[tuple[np.n
     Raises:
         ConfigError: fewer than two draws.
     """
-    if draws < 2:
+    if read_count(draws, "draws", None) < 2:
         raise ConfigError(f"a bootstrap found draws={draws}. Expected at least 2; 1000 is a good number.")
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(read_count(seed, "seed", 0))
     return [(generator.integers(rows, size=rows), generator.integers(columns, size=columns)) for _ in range(draws)]
 
 
@@ -125,7 +126,12 @@ def compare(first: Estimate, second: Estimate, margin: float | int = 0.02) -> Co
     Raises:
         ConfigError: estimates that were not resampled together, or a margin below zero.
     """
-    if not margin >= 0:
+    for one in (first, second):
+        if not isinstance(one, Estimate):
+            raise ConfigError(
+                f"compare found {type(one).__name__}. Expected two estimates, such as lds(ours, truth).score and lds(theirs, truth).score."
+            )
+    if not read_share(margin, "margin") >= 0:
         raise ConfigError(f"compare found margin={margin}. Expected zero or more, in the unit of the estimates.")
     if first.source != second.source or first.draws.shape != second.draws.shape:
         raise ConfigError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 import types
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from upweight._typing import Tensor
+from upweight.store.fingerprints import Digest
 
 LENGTH = 32
 """Hexadecimal digits kept: 128 bits, so that no two retrainings ever meet."""
@@ -33,23 +33,23 @@ def fingerprint(*things: Any) -> str:
     Arrays count by their bytes, modules by their layers and parameters, functions by their compiled code and by the
     variables they close over or name; what a function reads elsewhere (files, attributes of modules) is not seen.
     """
-    digest = _Digest()
+    walk = _Walk()
     for thing in things:
-        digest.add(thing)
-    return digest.hash.hexdigest()[:LENGTH]
+        walk.add(thing)
+    return walk.digest.hex[:LENGTH]
 
 
-class _Digest:
-    """A hash that things are added to, each once."""
+class _Walk:
+    """What things are made of, added to a digest, each once."""
 
     def __init__(self) -> None:
-        self.hash = hashlib.sha256()
+        self.digest = Digest()
         self.seen: dict[int, tuple[int, Any]] = {}
 
     def word(self, *words: Any) -> None:
         for word in words:
             found = word if isinstance(word, bytes) else str(word).encode()
-            self.hash.update(str(len(found)).encode() + b":" + found)
+            self.digest.add(str(len(found)).encode() + b":" + found)
 
     def add(self, thing: Any) -> None:
         """One thing, by what it is made of."""

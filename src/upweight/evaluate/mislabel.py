@@ -48,7 +48,11 @@ def mislabeled(fitted: Fitted, k: int = 100) -> pd.DataFrame:
     confidence = read_measure("probability", fitted.objective.loss, fitted.objective.trailing)
     assert isinstance(confidence, Measure)
     frame.insert(2, "label", [_label(fitted, value) for value in _classes(targets)[order]])
-    frame.insert(3, "predicted", [_label(fitted, value) for value in _predicted(outputs, kind)[order]])
+    frame.insert(
+        3,
+        "predicted",
+        [_label(fitted, value) for value in fitted.objective.loss.predicted(outputs).cpu().numpy()[order]],
+    )
     frame["confidence"] = confidence.values(outputs, targets)[:, 0].cpu().numpy()[order]
     return frame
 
@@ -60,10 +64,6 @@ def _everything(fitted: Fitted) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _classes(targets: torch.Tensor) -> np.ndarray:
     return targets.reshape(len(targets), -1)[:, 0].cpu().numpy()
-
-
-def _predicted(outputs: torch.Tensor, kind: str) -> np.ndarray:
-    return (outputs.argmax(1) if kind == "class" else (outputs[:, 0] > 0).long()).cpu().numpy()
 
 
 def _label(fitted: Fitted, value: np.generic) -> object:

@@ -16,6 +16,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from upweight.errors import ConfigError, NonFiniteInput, ShapeError
+from upweight.evaluate.arguments import read_numbers, read_share
 
 POWER, LEVEL = 0.8, 0.05
 """The usual ones: an effect is seen in four of five experiments, and seen where there is none in one of twenty."""
@@ -80,7 +81,8 @@ def noise_floor(effects: Any, outputs: Any, power: float = POWER, level: float =
         Exact for normal noise of one size with and without the change. σ itself is known to about 1/√(2s − 2). Retrainings that
         share their seed pair by pair may need fewer: then σ of the differences counts, and √n stands for √(n/2).
     """
-    changes, runs = np.asarray(effects, dtype=float), np.asarray(outputs, dtype=float)
+    changes, runs = read_numbers(effects, "effects"), read_numbers(outputs, "outputs")
+    power, level = read_share(power, "power"), read_share(level, "level")
     if runs.ndim != 2 or changes.ndim != 2 or runs.shape[1] != changes.shape[0]:
         raise ShapeError(
             f"noise_floor found effects of shape {changes.shape} and outputs of shape {runs.shape}. Expected (m, k) and (s, m): m measurements, s seeds."

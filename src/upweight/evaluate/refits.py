@@ -26,6 +26,7 @@ from upweight.evaluate.altered import (
     with_added,
     without_groups,
 )
+from upweight.evaluate.arguments import fitted_of, read_seeds
 from upweight.evaluate.bregman import responses
 from upweight.evaluate.fingerprint import fingerprint
 from upweight.evaluate.finished import Finished, finished_in
@@ -134,12 +135,12 @@ class Refits:
     @property
     def fitted(self) -> Fitted:
         """What is refitted."""
-        return self.study.fitted
+        return fitted_of(self.study, "Refits")
 
     @property
     def chosen_seeds(self) -> tuple[int, ...]:
         """The seeds of retrainings."""
-        return tuple(range(self.seeds)) if isinstance(self.seeds, int) else tuple(int(seed) for seed in self.seeds)
+        return read_seeds(self.seeds)
 
     @property
     def kind(self) -> str:

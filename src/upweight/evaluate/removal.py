@@ -13,10 +13,10 @@ from upweight._typing import Float, Int
 from upweight.displays.axes import axes_or_new
 from upweight.errors import ConfigError, NonFiniteInput, ShapeError
 from upweight.evaluate.altered import Altered, as_trained
+from upweight.evaluate.arguments import fitted_of, read_count, read_numbers
 from upweight.evaluate.refit import refit_altered, require_refits
 from upweight.evaluate.retraining import Retraining, as_retraining
 from upweight.evaluate.states import Train, outputs_at, outputs_of, require_unchanged
-from upweight.fitted import Fitted
 from upweight.questions.question import Question
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def brittleness(
         One retraining on everything, and ⌈log₂(sizes + 1)⌉ a query and method. A prediction near its boundary also flips by the chance of
         retraining; that is what the control is for.
     """
-    fitted: Fitted = study.fitted
+    fitted = fitted_of(study, "brittleness")
     question = Question(fitted, query, "loss", "first")
     kind, outputs = fitted.objective.loss.kind, fitted.objective.outputs
     if question.measured is None or not (kind == "class" or (kind == "binary" and outputs == 1)):
@@ -167,17 +167,14 @@ class _Search:
             for place, state in self.retraining.states(as_trained(self.fitted, altered), self.seed):
                 require_unchanged(self.fitted)
                 outputs[place] = outputs_of(self.question, state)
-        kind = self.fitted.objective.loss.kind
-        found = [
-            outputs[k].argmax(1) if kind == "class" else (outputs[k][:, 0] > 0).long() for k in range(len(altered))
-        ]
+        found = [self.fitted.objective.loss.predicted(outputs[k]) for k in range(len(altered))]
         return torch.stack(found).cpu().numpy()
 
 
 def _read(scores: Any, queries: int, count: int) -> dict[str, Float[np.ndarray, "m n"]]:
     """Scores by method, as finite arrays that fit."""
     named = dict(scores) if isinstance(scores, Mapping) else {"scores": scores}
-    found = {str(name): np.asarray(own, dtype=float) for name, own in named.items()}
+    found = {str(name): read_numbers(own, f"scores {name!r}") for name, own in named.items()}
     for name, values in found.items():
         if values.shape != (queries, count):
             raise ShapeError(
@@ -206,7 +203,11 @@ def _orders(
 
 
 def _sizes(sizes: Sequence[int] | None, count: int) -> tuple[int, ...]:
-    wanted = [round(share * count) for share in SIZES] if sizes is None else [int(size) for size in sizes]
+    wanted = (
+        [round(share * count) for share in SIZES]
+        if sizes is None
+        else [read_count(size, "size", None) for size in sizes]
+    )
     found = sorted({size for size in wanted if sizes is not None or 0 < size < count})
     if not found or found[0] < 1 or found[-1] >= count:
         raise ConfigError(

@@ -15,11 +15,13 @@ from tqdm import tqdm
 
 from upweight._typing import Float
 from upweight.errors import ConfigError, ShapeError
+from upweight.evaluate.arguments import read_numbers, read_seeds
+from upweight.evaluate.execution import ROADS, Task, check_module, one_by_one, together, trained
 from upweight.evaluate.fingerprint import fingerprint
 from upweight.evaluate.finished import Finished, finished_in
-from upweight.evaluate.heed import Heed
-from upweight.evaluate.roads import ROADS, Measured, Task, check_module, measure, one_by_one, together, trained
+from upweight.evaluate.ignored_weights import IgnoredWeights
 from upweight.evaluate.states import State, Train
+from upweight.evaluate.timing import Measured, measure
 from upweight.evaluate.training import Training
 
 MEASURED_FROM = 4
@@ -55,7 +57,7 @@ class Retraining:
     backend: str | None = None
     width: int | None = None
     progress: bool | None = None
-    heed: Heed = field(default_factory=Heed, repr=False, compare=False)
+    ignored: IgnoredWeights = field(default_factory=IgnoredWeights, repr=False, compare=False)
     log: list[Measured] = field(default_factory=list, repr=False, compare=False)
     """Measurements of the roads that were taken on the way."""
 
@@ -77,7 +79,7 @@ class Retraining:
 
     def __call__(self, weights: Any, seed: int = 0) -> State:
         """One retraining."""
-        return self.all(np.asarray(weights, dtype=np.float64)[None], [seed])[0]
+        return self.all(read_numbers(weights, "weights")[None], [seed])[0]
 
     def all(self, weights: Any, seeds: int | Sequence[int] = 0) -> list[State]:
         """The states at every weighting (r, n) from every seed (r,), or from one seed, in this order."""
@@ -142,9 +144,9 @@ class Retraining:
         return cpu_count(only_physical_cores=True)
 
     def _handed(self, tasks: list[Task], state: State) -> Iterator[tuple[int, State]]:
-        proof = self.heed.see(tasks[0].weights, tasks[0].seed, state)
+        proof = self.ignored.see(tasks[0].weights, tasks[0].seed, state)
         if proof is not None:  # one more retraining, on every other point, settles whether weights are looked at
-            self.heed.see(proof, tasks[0].seed, trained(self.train, Task(0, proof, tasks[0].seed)))
+            self.ignored.see(proof, tasks[0].seed, trained(self.train, Task(0, proof, tasks[0].seed)))
         for task in tasks:
             yield task.place, state
 
@@ -192,8 +194,9 @@ class Retraining:
 
 
 def _tasks(weights: Any, seeds: int | Sequence[int]) -> list[Task]:
-    rows: Float[np.ndarray, "r n"] = np.array(weights, dtype=np.float64, ndmin=2)
-    wanted = [int(seeds)] * len(rows) if isinstance(seeds, int | np.integer) else [int(seed) for seed in seeds]
+    rows: Float[np.ndarray, "r n"] = np.array(read_numbers(weights, "weights"), ndmin=2)
+    one = isinstance(seeds, int | np.integer) and not isinstance(seeds, bool)
+    wanted = [int(seeds)] * len(rows) if one else list(read_seeds(seeds))  # pyright: ignore
     if rows.ndim != 2 or len(wanted) != len(rows):
         raise ShapeError(
             f"found weights of shape {rows.shape} and {len(wanted)} seeds. Expected weights (r, n) and a seed for each row, or one for all."

@@ -18,9 +18,9 @@ from torch.optim import Optimizer
 
 from upweight._typing import Batch, Float, Int, Tensor
 from upweight.errors import ConfigError
-from upweight.evaluate.states import Called, State
+from upweight.evaluate.states import State
 from upweight.evaluate.training import Training, drawing
-from upweight.gradients.guard import called
+from upweight.gradients.guard import ForwardModule, called
 from upweight.gradients.vmap import plain_attention
 from upweight.objective.data import map_tensors
 
@@ -41,7 +41,7 @@ class Stack:
         held: frozen parameters, the same for all members.
     """
 
-    skeleton: Called
+    skeleton: ForwardModule
     trained: dict[str, nn.Parameter]
     moving: dict[str, Tensor]
     held: dict[str, Tensor]
@@ -62,7 +62,7 @@ class Stack:
                 f"the frozen parameter {different[0]!r} depends on the seed. Expected frozen parameters that are the same in every model; draw them once, or train one by one (road='one_by_one')."
             )
         return cls(
-            Called(first, training.forward),
+            ForwardModule(first, training.forward),
             {name: nn.Parameter(whole[name]) for name in tables[0] if name in free},
             {name: value for name, value in whole.items() if name not in free | frozen},
             {name: whole[name][0] for name in tables[0] if name in frozen},

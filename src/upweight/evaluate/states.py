@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from upweight._typing import Batch, Float, Tensor
+from upweight._typing import Float, Tensor
 from upweight.errors import ConfigError, ModelError, NonFiniteInput, ShapeError, listing
 from upweight.fitted import Fitted
 from upweight.gradients import LinearEngine
-from upweight.gradients.guard import as_found, called
+from upweight.gradients.guard import ForwardModule, as_found, called
 from upweight.questions.measuring import Measurement
 from upweight.questions.question import Question
 
@@ -88,21 +87,10 @@ def require_unchanged(fitted: Fitted) -> None:
         )
 
 
-class Called(nn.Module):
-    """A model behind its forward, so that parameters and buffers can be put in its place by name."""
-
-    def __init__(self, model: nn.Module, call: Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]) -> None:
-        super().__init__()
-        self.model, self.call = model, call
-
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.call(self.model, batch)
-
-
 def outputs_of(question: Question, state: Mapping[str, Tensor]) -> Float[Tensor, "m o"]:
     """Outputs of the queries with retrained parameters and buffers, float64; the model keeps its own."""
     fitted, model = question.fitted, question.fitted.objective.model
-    bound = Called(model, fitted.objective.forward)
+    bound = ForwardModule(model, fitted.objective.forward)
     buffers = {f"model.{name}": value.clone() for name, value in model.named_buffers()}
     placed = buffers | {f"model.{name}": value for name, value in of_model(fitted, state).items()}
     found = []

@@ -14,6 +14,7 @@ import torch
 from upweight._typing import Bool, Float, Tensor
 from upweight.errors import ConfigError, NonFiniteInput, ShapeError
 from upweight.evaluate.altered import Altered, as_trained
+from upweight.evaluate.arguments import fitted_of, read_count, read_numbers, read_share
 from upweight.evaluate.fingerprint import fingerprint
 from upweight.evaluate.refit import refit_altered, require_refits
 from upweight.evaluate.retraining import Retraining, as_retraining
@@ -52,12 +53,13 @@ def random_subsets(n: int, count: int, alpha: float = 0.5, seed: int = 0) -> Boo
     Raises:
         ConfigError: a share that keeps nobody or everybody, or no subset.
     """
-    size = int(alpha * n + ROUNDING) if 0 < alpha < 1 else 0
+    n, count, share = read_count(n, "n", None), read_count(count, "count", None), read_share(alpha, "alpha")
+    size = int(share * n + ROUNDING) if 0 < share < 1 else 0
     if count < 1 or not 0 < size < n:
         raise ConfigError(
             f"found alpha={alpha} of {n} points and count={count}. Expected 0 < alpha < 1 that keeps at least one point and leaves one out, and at least one subset."
         )
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(read_count(seed, "seed", 0))
     kept = np.zeros((count, n), dtype=bool)
     for row in kept:
         row[generator.permutation(n)[:size]] = True
@@ -101,8 +103,8 @@ class SubsetTruth:
     @classmethod
     def of(cls, kept: Any, outputs: Any, measure: str = "loss") -> SubsetTruth:
         """A truth that somebody else retrained: masks (r, n) and outputs (r, m) or (seeds, r, m), each subset's mean loss minimised."""
-        masks, found = np.asarray(kept), np.asarray(outputs, dtype=float)
-        masks = masks.astype(bool) if masks.dtype != bool and np.isin(masks, (0, 1)).all() else masks
+        masks, found = read_numbers(kept, "masks"), read_numbers(outputs, "outputs")
+        masks = masks.astype(bool) if np.isin(masks, (0, 1)).all() else masks
         found = found[None] if found.ndim == 2 else found
         if masks.ndim != 2 or found.ndim != 3:
             raise ShapeError(
@@ -138,7 +140,7 @@ class SubsetTruth:
 
     def read(self, scores: Any) -> Float[np.ndarray, "m n"]:
         """Scores as a finite array that fits: a row a query, a column a training point."""
-        found = np.asarray(scores, dtype=float)
+        found = read_numbers(scores, "scores")
         expected = len(self.query_ids), len(self.train_ids)
         if found.shape != expected:
             turned = " It looks transposed; pass scores.T." if found.shape == expected[::-1] else ""
@@ -216,7 +218,7 @@ def subset_truth(
     Error and cost:
         count × seeds + seeds retrainings, those on everything included. The standard error of the mean over seeds is σ/√seeds.
     """
-    fitted: Fitted = study.fitted
+    fitted, seeds = fitted_of(study, "subset_truth"), read_count(seeds, "seeds")
     question = Question(fitted, query, measure, "first")
     measured = _of_queries(question)
     kept = random_subsets(fitted.objective.count, count, alpha, seed) if masks is None else _read_masks(fitted, masks)

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from upweight._typing import Batch, Float, Int, Tensor
 from upweight.errors import ConfigError, ModelError, ShapeError, listing
+from upweight.evaluate.arguments import read_numbers
 from upweight.evaluate.states import State
 from upweight.objective import Examples, Forward, Loss, plain_forward, read_examples, read_loss
 from upweight.objective.data import map_tensors
@@ -26,6 +27,12 @@ Tick = Callable[[int, nn.Module], Any]
 
 _GLOBAL = threading.RLock()
 """Held while torch's global random state is drawn from, which threads share."""
+
+CALLED = {
+    "build": "a callable that returns a new nn.Module",
+    "optimizer": "a callable, parameters → a torch optimiser, such as functools.partial(torch.optim.SGD, lr=0.1)",
+}
+"""Arguments that are called."""
 
 MIXING_ROWS = 4
 """Examples with which a model is asked whether its outputs in train mode depend on the rest of the batch."""
@@ -85,6 +92,11 @@ class Training:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"Training found {name}={value!r}. Expected a whole number above zero.")
+        for name, expected in CALLED.items():
+            if not callable(getattr(self, name)) or isinstance(getattr(self, name), nn.Module):
+                raise ConfigError(
+                    f"Training found {name}= of type {type(getattr(self, name)).__name__}. Expected {expected}."
+                )
 
     def __call__(self, weights: Any, seed: int = 0, tick: Tick | None = None) -> State:
         """Train at these weights (n,) from this seed; parameters and buffers by name."""
@@ -169,7 +181,7 @@ class Training:
         Raises:
             ShapeError, ConfigError: of the wrong number, not finite, or all zero.
         """
-        found = np.asarray(weights, dtype=np.float64)
+        found = read_numbers(weights, "weights")
         if found.shape != (len(self.examples),):
             raise ShapeError(
                 f"train= found weights of shape {found.shape}. Expected ({len(self.examples)},): one a training point."

@@ -13,7 +13,7 @@ from upweight.gradients import Engine
 from upweight.linop import BlockDiagonal, Diagonal, Identity, LinearOperator, Scaled
 from upweight.planning.counts import Task, diagonal_factors, ekfac_factors, kfac_factors
 from upweight.planning.shapes import shape_of
-from upweight.router import LEAST_MEMORY
+from upweight.router import Room
 from upweight.solve import Filter, Inverted, filtered, inverse
 from upweight.space import Layout
 
@@ -113,7 +113,7 @@ class Blocked:
         """
         if self.kind not in COUNTED or self.engine.objective.space.size < FEW:
             return
-        shape, limit = shape_of(self.engine), max(LEAST_MEMORY, self.settings.budget)
+        shape, limit = shape_of(self.engine), Room(self.settings.budget).whole
         task = Task(1, 1, memory=limit, fisher=self.settings.fisher)
         needed = int(COUNTED[self.kind](shape, task).peak)
         if needed > limit:

@@ -36,10 +36,10 @@ from upweight.gradients.probe import probe
 from upweight.linop import BlockDiagonal, LinearOperator
 from upweight.objective import Objective
 from upweight.objective.data import index_array
-from upweight.router import LEAST_MEMORY, Room
-from upweight.solve import Filter, Inverse, OrElse, Verdict
+from upweight.router import PAIR_EXAMPLES, Room, sample_size
+from upweight.solve import Fallback, Filter, Inverse, Verdict
 from upweight.solve.direct import lowest_eigenvalue
-from upweight.tiles import Block, drafts
+from upweight.tiles import Block
 
 DEAR = 10**7
 """Numbers a network's layers hold over the training set from which its gradient is estimated from some examples."""
@@ -53,8 +53,8 @@ INDEFINITE = "as the Hessian is not positive definite at these parameters"
 FEW = 16
 """Examples that a truncation is measured on at least, whatever the memory."""
 
-SAMPLED, SAMPLED_SHARE = (128, 512), 1 / 16
-"""Examples it is estimated from: a sixteenth of all, within these bounds."""
+GRADIENT_EXAMPLES = (128, 512)
+"""Bounds of the examples it is estimated from."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class Fitted:
         if self.linear:
             found = of_linear_model(self.exact, count)
             if found is not None and self.settings.solver_name == "auto" and self.exact.fits:
-                return OrElse(found, lambda: self.exact.inverse)
+                return Fallback(found, lambda: self.exact.inverse)
             return found or self.exact.inverse
         return self.blocked.inverse if self.structured else self.exact.inverse
 
@@ -224,8 +224,8 @@ class Fitted:
     @cached_property
     def sampled_rows(self) -> Block:
         """Gradients of some training examples, drawn from all of them: what truncations are measured on."""
-        (least, most), n = drafts.SAMPLED_EXAMPLES, self.objective.count
-        size = min(max(int(drafts.SAMPLED_SHARE * n), least), most, self._most_sampled)
+        n = self.objective.count
+        size = min(sample_size(n, PAIR_EXAMPLES), self._most_sampled)
         drawn = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:size]
         places = np.sort(drawn.numpy())
         return self.engine.gradients(self.objective.moved(self.objective.examples.read(places)))
@@ -234,7 +234,7 @@ class Fitted:
     def _most_sampled(self) -> int:
         """Examples that may be captured together for it: an eighth of the memory, as a batch."""
         own = self.engine.example_bytes if isinstance(self.engine, NetworkEngine) else 1
-        return max(FEW, max(LEAST_MEMORY, self.settings.budget) // 8 // own)
+        return max(FEW, self.objective.room.sample // own)
 
     @cached_property
     def measured_stationarity(self) -> Stationarity:
@@ -293,13 +293,8 @@ def _within(engine: Engine, memory: int | float | str | None, labels: int) -> En
         raise BudgetError(
             f"memory={memory:,} bytes: one example holds {engine.example_bytes:,} bytes in the tracked layers. Expected at least that; raise memory=, or track fewer layers with parameters=."
         )
-    batch = 2 * engine.objective.room.batch // (1 + labels)  # every label has slopes of its own
+    batch = engine.objective.room.batch_for(labels)
     return replace(engine, budget=max(engine.example_bytes, min(engine.budget, batch)))
-
-
-def _sampled(engine: Engine) -> int:
-    least, most = SAMPLED
-    return min(max(int(SAMPLED_SHARE * engine.objective.count), least), most)
 
 
 def prepare(adapted: Adapted, settings: Settings) -> Fitted:
@@ -323,5 +318,7 @@ def prepare(adapted: Adapted, settings: Settings) -> Fitted:
         adapted,
         settings,
         engine,
-        estimate_stationarity(engine, _sampled(engine)) if dear else measure_stationarity(engine),
+        estimate_stationarity(engine, sample_size(adapted.objective.count, GRADIENT_EXAMPLES))
+        if dear
+        else measure_stationarity(engine),
     )

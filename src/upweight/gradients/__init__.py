@@ -6,9 +6,10 @@ from typing import Any
 
 from upweight._typing import Batch, Tensor
 from upweight.errors import ConfigError
+from upweight.gradients.confirmation import network_engine
 from upweight.gradients.engine import Engine
 from upweight.gradients.linear import LinearEngine, linear_engine
-from upweight.gradients.network import NetworkEngine, network_engine
+from upweight.gradients.network import NetworkEngine
 from upweight.gradients.stationarity import Stationarity, estimate_stationarity, measure_stationarity
 from upweight.gradients.vmap import VmapEngine
 from upweight.objective import Measure, Objective, read_examples, read_measure

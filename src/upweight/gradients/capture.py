@@ -17,10 +17,10 @@ from torch import nn
 
 from upweight._typing import Batch, Float, Tensor
 from upweight.errors import ModelError
+from upweight.float32_products import fast_float32
 from upweight.gradients.guard import as_found, torch_only
 from upweight.gradients.layers import Direct, Factored, Indexed, Rule
 from upweight.gradients.vmap import VmapEngine, refused_in_words
-from upweight.kernels import fast_float32
 from upweight.objective import plain_forward
 from upweight.space import FlatLayout, LinearLayout
 from upweight.tiles import PlacedBlock
@@ -46,6 +46,11 @@ class Site:
     axis: int = 0
     fold: int = 0
     """Rows an example takes on the leading axis, as they were when the rule was confirmed; 0 before that."""
+
+    @property
+    def starts(self) -> set[int]:
+        """Where its parameters begin in θ."""
+        return {start for layout in self.layouts.values() for start, _ in layout.places}
 
     def leading(self, values: Tensor, count: int) -> Tensor:
         """Examples on the leading axis: moved there, or unfolded from (b·s, ...) where layers flatten them.

@@ -1,6 +1,6 @@
 """A model scored in eval mode, at parameters of one's own, and handed back exactly as found."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -9,8 +9,8 @@ from torch import nn
 from torch.func import functional_call
 
 from upweight._typing import Tensor
-from upweight.errors import ConfigError
-from upweight.kernels import without_autocast
+from upweight.errors import ConfigError, ModelError
+from upweight.float32_products import without_autocast
 
 
 @contextmanager
@@ -54,6 +54,30 @@ def _as_written(model: nn.Module) -> AbstractContextManager[Any]:
     if any(compiled(module) or module._compiled_call_impl is not None for module in model.modules()):
         return torch.compiler.set_stance("force_eager")
     return nullcontext()
+
+
+def require_values(model: nn.Module) -> None:
+    """Refuse a model whose parameters or buffers are shapes without numbers.
+
+    Raises:
+        ModelError: naming one that is on the meta device.
+    """
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if value.is_meta:
+            raise ModelError(
+                f"{name!r} is on the meta device, which keeps shapes and no numbers. Expected a model with its fitted parameters; load them: model.to_empty(device='cpu'), then model.load_state_dict(state), or from_pretrained without a device_map that leaves weights out."
+            )
+
+
+class ForwardModule(nn.Module):
+    """A model behind its forward, as one module of a batch: parameters and buffers are put in its place by name, 'model.…'."""
+
+    def __init__(self, model: nn.Module, call: Callable[[nn.Module, Any], Any]) -> None:
+        super().__init__()
+        self.model, self.call = model, call
+
+    def forward(self, batch: Any) -> Any:
+        return self.call(self.model, batch)
 
 
 def called(model: nn.Module, values: Mapping[str, Tensor], batch: Any) -> Any:

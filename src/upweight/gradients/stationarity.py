@@ -10,8 +10,8 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.errors import NonFiniteGradient, NotStationaryWarning
+from upweight.float32_products import fast_float32
 from upweight.gradients.engine import Engine
-from upweight.kernels import fast_float32
 from upweight.objective import Examples
 from upweight.objective.data import Chosen
 

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.func import grad, jacrev, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from upweight._typing import Batch, Tensor
 from upweight.errors import ConfigError, ModelError, ShapeError
 from upweight.gradients.engine import Engine
-from upweight.gradients.guard import as_found, called
+from upweight.gradients.guard import ForwardModule, as_found, called
 from upweight.objective import Examples, Objective
 from upweight.objective.data import map_tensors
 from upweight.router import TILE_BYTES
@@ -91,18 +90,6 @@ def plain_attention() -> Iterator[None]:
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
-
-
-class _Bound(nn.Module):
-    """A module and its forward as one callable of a batch."""
-
-    def __init__(self, objective: Objective) -> None:
-        super().__init__()
-        self.model = objective.model
-        self.call = objective.forward
-
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.call(self.model, batch)
 
 
 @dataclass(frozen=True)
@@ -281,8 +268,8 @@ class VmapEngine(Engine):
         return self.objective.theta if theta is None else theta.to(self.objective.theta.dtype)
 
     @cached_property
-    def _bound(self) -> _Bound:
-        return _Bound(self.objective)
+    def _bound(self) -> ForwardModule:
+        return ForwardModule(self.objective.model, self.objective.forward)
 
     @cached_property
     def _frozen(self) -> dict[str, Tensor]:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import nn
 
 from upweight._typing import Float, Tensor
-from upweight.adapters.adapted import Adapted
-from upweight.adapters.huggingface import Asked, BatchCheck, adapt_causal_lm, adapt_classification, batch_check
+from upweight.adapters.huggingface import BatchCheck, SequenceForm, adapt_causal_lm, adapt_classification, batch_check
 from upweight.adapters.huggingface.recording import Recording, read_recording
 from upweight.adapters.huggingface.texts import completions
 from upweight.adapters.huggingface.trainers import read_trainer
-from upweight.adapters.torch import Form
 from upweight.errors import ConfigError, MissingExtraError
-from upweight.fitted import Settings
+from upweight.fitted import Settings, StudySettings, read_settings, spelled_out
 from upweight.huggingface.heat import HeatMap, heat_map
 from upweight.methods.checkpoints import Adam
 from upweight.objective import Penalty
@@ -31,20 +29,21 @@ if TYPE_CHECKING:
     from upweight.adapters.huggingface.callback import Recorder
 
 
-def causal_lm(
-    model: nn.Module,
-    dataset: Any,
-    *,
-    parameters: str | Sequence[str] = "auto",
-    weights: Any = None,
-    penalty: Penalty = None,
-    ids: Any = None,
-    length: int | None = None,
-    batch_size: int | str = "auto",
-    precision: str | None = None,
-    ranks: Fold | None = None,
-    **settings: Any,
-) -> Study:
+class SequenceSettings(StudySettings, total=False):
+    """What a study of sequences may be told: see ``causal_lm``."""
+
+    parameters: str | Sequence[str]
+    weights: Any
+    penalty: Penalty
+    ids: Any
+    length: int | None
+    batch_size: int | str
+    precision: str | None
+    ranks: Fold | None
+
+
+@spelled_out(SequenceSettings, SequenceForm, Settings)
+def causal_lm(model: nn.Module, dataset: Any, **settings: Unpack[SequenceSettings]) -> Study:
     """A study of a causal language model: what each training sequence did to the log-probability of others.
 
         ℓᵢ = −Σ_t log p(token t | tokens before it), over tokens with a label
@@ -57,7 +56,8 @@ def causal_lm(
         parameters: 'auto' is the adapters of a model that has some, else the weights and biases of its linear layers
             but for the output embedding; names and patterns as for ``uw.Study``, '*' for all.
         length: to which sequences are padded, and which queries must keep within; the longest training sequence by default.
-        weights, penalty, ids, batch_size, precision, ranks, settings: as for ``uw.Study``.
+        settings: weights, penalty, ids, batch_size, precision, ranks, protocol, curvature, solver, damping, memory, fisher,
+            factor_share, products, seed, strict: as for ``uw.Study``.
 
     Returns:
         A Study. Queries come in the same forms; ``measure=uw.huggingface.log_probability`` is the log-probability of their labels.
@@ -69,25 +69,12 @@ def causal_lm(
     Error and cost:
         Exact to rounding whatever the padding. Outputs are tokens × vocabulary numbers an example.
     """
-    _require_known(settings)
-    form = Form(None, None, parameters, weights, penalty, batch_size, None, precision, ranks)
-    return _study(adapt_causal_lm(model, dataset, Asked(form, ids, length)), precision, settings)
+    form, curved = _read(settings)
+    return Study.of(adapt_causal_lm(model, dataset, form), curved)
 
 
-def sequence_classification(
-    model: nn.Module,
-    dataset: Any,
-    *,
-    parameters: str | Sequence[str] = "auto",
-    weights: Any = None,
-    penalty: Penalty = None,
-    ids: Any = None,
-    length: int | None = None,
-    batch_size: int | str = "auto",
-    precision: str | None = None,
-    ranks: Fold | None = None,
-    **settings: Any,
-) -> Study:
+@spelled_out(SequenceSettings, SequenceForm, Settings)
+def sequence_classification(model: nn.Module, dataset: Any, **settings: Unpack[SequenceSettings]) -> Study:
     """A study of a sequence classifier: one label a sequence, in 'labels' or 'label', as a number or a name of the config.
 
     The loss is that of the model's config: cross-entropy, for ``problem_type='multi_label_classification'`` a binary one a label,
@@ -96,12 +83,12 @@ def sequence_classification(
     Raises:
         NondeterministicModel: as for ``causal_lm``. ModelError: no config.num_labels. LabelError: an unknown class.
     """
-    _require_known(settings)
-    form = Form(None, None, parameters, weights, penalty, batch_size, None, precision, ranks)
-    return _study(adapt_classification(model, dataset, Asked(form, ids, length)), precision, settings)
+    form, curved = _read(settings)
+    return Study.of(adapt_classification(model, dataset, form), curved)
 
 
-def from_trainer(trainer: Any, **settings: Any) -> Study:
+@spelled_out(SequenceSettings, SequenceForm, Settings)
+def from_trainer(trainer: Any, **settings: Unpack[SequenceSettings]) -> Study:
     """A study of what a ``transformers.Trainer`` has trained: its model, its training set, its collator, its weight decay.
 
     Args:
@@ -117,11 +104,9 @@ def from_trainer(trainer: Any, **settings: Any) -> Study:
         ModelError: a model of another kind, or no training set.
     """
     found = read_trainer(trainer)
-    form, rest = _form(settings)
-    _require_known(rest)
-    asked = Asked(form, settings.get("ids"), settings.get("length"), found.collate, found.notes)
+    form, curved = _read(settings)
     adapt = adapt_causal_lm if found.causal else adapt_classification
-    return _study(adapt(found.model, found.data, asked), form.precision, rest)
+    return Study.of(adapt(found.model, found.data, replace(form, collate=found.collate, notes=found.notes)), curved)
 
 
 def recorder(folder: str | os.PathLike[str], *, checkpoints: int | Sequence[int] = 4, moments: bool = True) -> Recorder:
@@ -144,7 +129,7 @@ def recorder(folder: str | os.PathLike[str], *, checkpoints: int | Sequence[int]
         from upweight.adapters.huggingface.callback import Recorder
     except ImportError as reason:
         raise MissingExtraError(
-            "recorder() needs transformers, which is not installed. Install it with: pip install 'upweight[huggingface]'."
+            "recorder() needs transformers, which is not installed. Install it with: pip install 'upweight[hf]'."
         ) from reason
     return Recorder(Path(folder), checkpoints, moments)
 
@@ -184,30 +169,11 @@ def log_probability(outputs: Float[Tensor, "b t v"], targets: Tensor) -> Float[T
     return torch.where(targets == IGNORED, 0.0, chosen).sum(1)
 
 
-def _form(settings: dict[str, Any]) -> tuple[Form, dict[str, Any]]:
-    """The form of a study, and settings that are not its."""
-    own = {
-        "parameters": "auto",
-        "weights": None,
-        "penalty": None,
-        "batch_size": "auto",
-        "precision": None,
-        "ranks": None,
-    }
-    taken = {name: settings.get(name, default) for name, default in own.items()}
-    rest = {name: value for name, value in settings.items() if name not in (*own, "ids", "length")}
-    return Form(None, **taken), rest
-
-
-def _study(adapted: Adapted, precision: str | None, settings: dict[str, Any]) -> Study:
-    return Study.of(adapted, Settings(**settings, precision=precision))
-
-
-def _require_known(settings: dict[str, Any]) -> None:
-    known = [field.name for field in fields(Settings) if field.name not in ("chosen", "precision")]
-    unknown = [name for name in settings if name not in known]
-    if unknown:
-        raise ConfigError(f"found the setting {unknown[0]!r}. Expected one of {', '.join(known)}, as for uw.Study.")
+def _read(settings: SequenceSettings) -> tuple[SequenceForm, Settings]:
+    """How the model is read, and how its curvature is formed and inverted."""
+    own = {field.name for field in fields(SequenceForm)}
+    form = SequenceForm(**{name: value for name, value in settings.items() if name in own})  # pyright: ignore
+    return form, read_settings(settings, SequenceSettings)
 
 
 __all__ = [

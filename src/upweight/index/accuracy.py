@@ -19,12 +19,9 @@ from upweight.index.walk import gradients
 from upweight.objective.data import Chosen
 from upweight.questions.question import Question
 from upweight.questions.sensitivity import agreement
-from upweight.router import chunk
+from upweight.router import INDEX_EXAMPLES, INDEX_QUERIES, chunk
 from upweight.tiles.compressed import compressed
 from upweight.tiles.layer_jacobians import LayerJacobian, sum_of, written_rows
-
-QUERIES, POINTS = 16, 256
-"""Training points that stand for queries, and others that they are scored against."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ def sampled(fitted: Fitted, count: int, odd: bool = False) -> Chosen:
 
 def few(width: int, most: int) -> int:
     """Points whose compressed rows may be held together in float64."""
-    return max(QUERIES, min(most, HELD_BYTES // (8 * width)))
+    return max(INDEX_QUERIES, min(most, HELD_BYTES // (8 * width)))
 
 
 def measure_accuracy(fitted: Fitted, basis: Basis, rounding: Rounding, tile: int) -> Accuracy:
@@ -77,8 +74,8 @@ def measure_accuracy(fitted: Fitted, basis: Basis, rounding: Rounding, tile: int
     assert measured is not None
     theta = fitted.objective.theta
     copies = 1 if fitted.settings.memory is None else 4  # while they are solved for
-    whole = not fitted.structured or copies * QUERIES * len(theta) * theta.element_size() <= held_bytes(fitted)
-    points = sampled(fitted, few(basis.width, POINTS) if whole else _few(fitted))
+    whole = not fitted.structured or copies * INDEX_QUERIES * len(theta) * theta.element_size() <= held_bytes(fitted)
+    points = sampled(fitted, few(basis.width, INDEX_EXAMPLES) if whole else _few(fitted))
     solved, kept, stored, exact = solve(fitted, measured) if whole else None, [], [], []
     for _, layers, _ in gradients(fitted, points, tile):
         rows = compressed(layers, basis.projection)[:, 0]
@@ -105,15 +102,19 @@ def held_bytes(fitted: Fitted) -> int:
 def _queries(fitted: Fitted, basis: Basis) -> int:
     """Queries whose rows of the widest layer fit while they are solved for: sixteen, or fewer under a bound, four at least."""
     if fitted.settings.memory is None:
-        return QUERIES
+        return INDEX_QUERIES
     widest = max(layout.width for layout, _ in basis.projection.parts)
-    return min(QUERIES, max(4, held_bytes(fitted) // (4 * widest * fitted.objective.theta.element_size())))
+    return min(INDEX_QUERIES, max(4, held_bytes(fitted) // (4 * widest * fitted.objective.theta.element_size())))
 
 
 def _few(fitted: Fitted) -> int:
     """Points whose layers' factors are held together."""
     engine = fitted.engine
-    return max(QUERIES, held_bytes(fitted) // engine.example_bytes) if isinstance(engine, NetworkEngine) else QUERIES
+    return (
+        max(INDEX_QUERIES, held_bytes(fitted) // engine.example_bytes)
+        if isinstance(engine, NetworkEngine)
+        else INDEX_QUERIES
+    )
 
 
 def _against(layer: LayerJacobian, rows: Float[Tensor, "m q"]) -> Float[Tensor, "b m"]:

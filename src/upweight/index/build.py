@@ -24,6 +24,7 @@ from upweight.index.saved import Saved, read
 from upweight.index.settings import Compression
 from upweight.index.walk import Recorder, gradients
 from upweight.objective.data import Chosen
+from upweight.router import SHARD_BYTES
 from upweight.store import Store
 from upweight.store.files import write_whole
 from upweight.store.fingerprints import require_same
@@ -33,8 +34,8 @@ from upweight.tiles.compressed import compressed
 
 FORMAT, VERSION = "upweight.index", 1
 
-SHARD_BYTES, SHARD_ROWS = 2**26, 65536
-"""A shard at most: what one interruption loses, and what is held while it is made."""
+SHARD_ROWS = 65536
+"""Rows of a shard at most, which ``SHARD_BYTES`` bounds as well."""
 
 SAMPLE = 256
 """Training points that typical sizes are taken from."""

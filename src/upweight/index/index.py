@@ -23,12 +23,12 @@ from upweight.index.build import (
     stretches,
 )
 from upweight.index.contents import Append, Contents, encoded_names
+from upweight.index.distributed import build_together
 from upweight.index.fingerprints import data_fingerprint, fingerprints
 from upweight.index.info import IndexInfo
 from upweight.index.ranking import Ranking
 from upweight.index.saved import Saved
 from upweight.index.settings import Compression
-from upweight.index.together import build_together
 from upweight.index.walk import Recorder
 from upweight.objective import Examples
 from upweight.objective.data import Chosen, index_array

@@ -14,7 +14,7 @@ from scipy import sparse
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler, default_collate
 
 from upweight._typing import Batch, Tensor
-from upweight.errors import EmptyDataset, InputError, NonFiniteInput, OrderError, ShapeError
+from upweight.errors import EmptyDataset, InputError, NonFiniteInput, OrderError, ShapeError, listing
 
 COPIED_BYTES = 2**28
 """Arrays up to this size are copied; larger ones are the caller's own, and must not be written to."""
@@ -264,15 +264,38 @@ def _ids(ids: Any, count: int, what: str) -> np.ndarray:
         raise EmptyDataset(f"the {what} is empty. Expected at least one example.")
     if ids is None:
         return np.arange(count)
-    found = np.asarray(ids)
-    if len(found) != count:
-        raise ShapeError(f"found {len(found)} ids for {count} examples of the {what}. Expected one id an example.")
-    if len(set(found.tolist())) != count:
-        repeated = next(item for item, times in Counter(found.tolist()).items() if times > 1)
+    return require_names(np.asarray(ids), count, what)
+
+
+def require_names(ids: np.ndarray, count: int, what: str, noun: str = "example") -> np.ndarray:
+    """Ids that name every example, each differently.
+
+    Raises:
+        ShapeError: not one an example. InputError: ids that repeat, or are None or NaN.
+    """
+    if ids.shape != (count,):
+        found = f"{len(ids)} ids" if ids.ndim == 1 else f"ids of shape {ids.shape}"
+        raise ShapeError(f"found {found} for {count} {noun}s of the {what}. Expected one id for every {noun}.")
+    names = ids.tolist()
+    missing = [place for place, name in enumerate(names) if _absent(name)]
+    if missing:
         raise InputError(
-            f"the ids of the {what} repeat {repeated!r}. Expected a different id for every example; reset the index or pass ids=."
+            f"ids of the {what} are None or NaN at {listing(missing)}. Expected a name for every {noun}; fill them in, reset the index or pass ids=."
         )
-    return found
+    if len(set(names)) != count:
+        repeated = next(name for name, times in Counter(names).items() if times > 1)
+        raise InputError(
+            f"the ids of the {what} repeat {repeated!r}. Expected a different id for every {noun}; reset the index or pass ids=."
+        )
+    return ids
+
+
+def _absent(name: Any) -> bool:
+    """None, or a NaN of any kind: what is not itself."""
+    try:
+        return name is None or bool(name != name)
+    except TypeError:  # pandas' NA does not say
+        return True
 
 
 def _same_length(lengths: list[int], what: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from upweight._typing import Float, Tensor
+from upweight._typing import Float, Int, Tensor
 from upweight.objective.draws import Draws
 
 
@@ -54,6 +54,10 @@ class Loss(ABC):
     def mean(self, outputs: Float[Tensor, "b o"]) -> Float[Tensor, "b c"] | None:
         """E[y | η], one column a class for classes; None where the loss is no likelihood."""
         return None
+
+    def predicted(self, outputs: Float[Tensor, "b o ..."]) -> Int[Tensor, "b ..."]:
+        """The class predicted of a classifier's outputs: the largest of several, or whether the one logit is above zero."""
+        return outputs.argmax(1) if self.kind == "class" else (outputs[:, 0] > 0).long()
 
     def shown(self, outputs: Float[Tensor, "b o"]) -> Float[Tensor, "b c"]:
         """The outputs that are predictions, where others are a dispersion or an equation of their own."""

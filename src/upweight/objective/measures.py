@@ -67,7 +67,7 @@ class Accuracy(SetMeasure):
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.loss.kind == "class":
-            return (outputs.argmax(1) == targets.unsqueeze(1)).to(outputs.dtype).mean(0)
+            return (self.loss.predicted(outputs) == targets.unsqueeze(1)).to(outputs.dtype).mean(0)
         if self.loss.kind == "proportion":
             outputs = _of_each_version(self.loss, outputs) - 0.5
         right = (outputs > 0) == (

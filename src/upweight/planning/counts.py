@@ -19,31 +19,32 @@ from dataclasses import dataclass, replace
 from upweight.curvature.fisher import labels_of
 from upweight.planning.shapes import ModelShape
 from upweight.router import (
-    EXACT_FLOPS,
+    BATCH_EXAMPLES,
     EXPECTED_STEPS,
+    INDEX_QUERIES,
     KEPT_BYTES,
+    PAIR_EXAMPLES,
+    PAIR_QUERIES,
+    RANKED_FACTORS,
+    RANKED_QUERIES,
+    SHARD_BYTES,
     TILE_BYTES,
+    USUAL_RANK,
     Room,
+    approximates,
     cost_low_rank,
     cost_separable,
     dense_bytes,
     route_rotation,
+    sample_size,
+    worth_low_rank,
 )
 
 EIGEN = 10.0
 """FLOPs of a symmetric eigendecomposition, in d³."""
 
-PAIR_RANK = 12
-"""What a truncated rule usually needs."""
-
 WORKING = 6 * TILE_BYTES
 """Working sets of products, of LAPACK and of answers in words, which no shape tells."""
-
-COMPARED, SENSED = 3, 16
-"""Dampings at which a ranking is compared, and on how many queries: layers shared by positions are written out for it."""
-
-SAMPLED_QUERIES = 64
-"""Queries on whose exact scores a truncation's error is measured."""
 
 DOUBLE = 8
 """Bytes of a float64 number, in which answers are given and matrices are factored."""
@@ -156,14 +157,15 @@ def diagonal_factors(shape: ModelShape, task: Task) -> Work:
 def scores(shape: ModelShape, task: Task, written: bool = False) -> Work:
     """m queries against n training points, first order, from the blocks' factors; written out where no truncation is known."""
     n, m = task.points, task.queries
-    exact = written or 2.0 * shape.tracked * m * n <= EXACT_FLOPS
+    exact = written or not approximates(shape.tracked, m, n)
     products = sum(count * pair_flops(s, i, o, m, exact) for count, s, i, o in shape.each()) * n
-    sample = 0.0 if exact else float(min(m, SAMPLED_QUERIES) * min(n, max(64, min(512, n // 16))))
+    sample = 0.0 if exact else float(min(m, PAIR_QUERIES) * min(n, sample_size(n, PAIR_EXAMPLES)))
     for count, s, i, o in shape.each():
         truncated = s == 1 and not exact
         turned = 2.0 * (i * i + o * o) if truncated else 4.0 * i * o * (i + o)
         turned = 2.0 * s * i * o if written else turned  # a diagonal turns nothing
-        products += count * turned * (m + (COMPARED * min(m, SENSED) if s > 1 else 0))
+        ranked = len(RANKED_FACTORS) * min(m, RANKED_QUERIES) if s > 1 else 0  # written out for it
+        products += count * turned * (m + ranked)
         products += count * sample * 2 * i * o
     chunk = query_chunk(shape, task, written)
     walks = -(-m // chunk)
@@ -176,11 +178,11 @@ def query_bytes(shape: ModelShape, task: Task, written: bool = False) -> float:
 
     Where a bound is kept to it is what written-out rows hold, since a truncation may turn out not to do.
     """
-    exact = written or task.bounded or 2.0 * shape.tracked * task.queries * task.points <= EXACT_FLOPS
+    exact = written or task.bounded or not approximates(shape.tracked, task.queries, task.points)
     ready = largest = 0
     for count, s, i, o in shape.each():
         whole = i * o if written else 2 * i * o
-        own = whole if exact or s > 1 else min(whole, (PAIR_RANK + 1) * (i + o))
+        own = whole if exact or s > 1 else min(whole, (USUAL_RANK + 1) * (i + o))
         ready += count * own
         largest = max(largest, own if own == whole else 0)
     ready += largest  # copies while a layer is written out
@@ -232,22 +234,21 @@ def iterated(shape: ModelShape, task: Task) -> Work:
     captured = min(KEPT_BYTES, n * shape.held * shape.outputs * shape.item)
     peak = captured + 2.0 * EXPECTED_STEPS * m * p * shape.item + 2 * DOUBLE * m * n
     walks = n * shape.forward * (1 + shape.outputs) + 2 * n * shape.forward
-    return Work("ggn, block_cg", walks, products + 2.0 * n * m * p, peak=peak, note="12 steps assumed")
+    return Work("ggn, block_cg", walks, products + 2.0 * n * m * p, peak=peak, note=f"{EXPECTED_STEPS} steps assumed")
 
 
 def index_build(shape: ModelShape, task: Task) -> Work:
     """One pass over the training set, its gradients compressed in the eigenbasis and written."""
     n, r = task.points, min(task.numbers, shape.tracked)
     turned = sum(count * rotation(s, i, o, 1) for count, s, i, o in shape.each()) * n
-    turned += (
-        sum(count * 4.0 * i * o * (i + o) for count, _, i, o in shape.each()) * SENSED
-    )  # how much is lost is measured
+    lost = sum(count * 4.0 * i * o * (i + o) for count, _, i, o in shape.each())
+    turned += lost * INDEX_QUERIES
     return Work(
         "index",
         2 * shape.forward * n,
         turned,
         store=float(n) * r * task.number_bytes,
-        peak=tile_bytes(shape, task) + 2**26 * 3,
+        peak=tile_bytes(shape, task) + 3 * SHARD_BYTES,
     )
 
 
@@ -264,9 +265,10 @@ def rotation(s: int, i: int, o: int, k: int) -> float:
 def pair_flops(s: int, i: int, o: int, m: int, exact: bool) -> float:
     """FLOPs of an example of a layer with m queries."""
     if s == 1:
-        return m * (cost_separable(0, i, o) if exact else min(cost_separable(r, i, o) for r in (0, PAIR_RANK)))
+        return m * (cost_separable(0, i, o) if exact else min(cost_separable(r, i, o) for r in (0, USUAL_RANK)))
     written = cost_low_rank(0, s, i, o, m)
-    return written if exact else min(written, cost_low_rank(PAIR_RANK, s, i, o, m))
+    truncated = worth_low_rank(s, i, o, m) and not exact
+    return cost_low_rank(USUAL_RANK, s, i, o, m) if truncated else written
 
 
 def kept_bytes(shape: ModelShape, task: Task, k: int) -> float:
@@ -278,10 +280,9 @@ def kept_bytes(shape: ModelShape, task: Task, k: int) -> float:
 
 def tile_size(shape: ModelShape, task: Task) -> int:
     """Examples of a batch."""
-    budget = Room(task.memory).batch
-    if task.bounded:
-        budget = 2 * budget // (1 + task.labels(shape.outputs))
-    return min(4096, task.points, max(1, budget // max(1, shape.held * shape.item)))
+    room = Room(task.memory)
+    budget = room.batch_for(task.labels(shape.outputs)) if task.bounded else room.batch
+    return min(BATCH_EXAMPLES, task.points, max(1, budget // max(1, shape.held * shape.item)))
 
 
 def tile_bytes(shape: ModelShape, task: Task, labels: int = 1) -> float:

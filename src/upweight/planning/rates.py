@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from upweight.float32_products import fast_float32
 from upweight.gradients import Engine
-from upweight.kernels import fast_float32
 from upweight.planning.counts import EIGEN
 from upweight.planning.shapes import ModelShape
 

@@ -15,11 +15,11 @@ from upweight._typing import Float, Tensor
 from upweight.curvature.fisher import MOST_LABELS
 from upweight.errors import ApproximationWarning, ConfigError, NonFiniteGradient, ShapeError, plain
 from upweight.fitted import Fitted
+from upweight.float32_products import fast_float32
 from upweight.influence.changes import Changes
 from upweight.influence.effects import Effects
 from upweight.influence.newton import NewtonStep, stacked, undropped_step
 from upweight.influence.parameters import ParameterInfluence
-from upweight.kernels import fast_float32
 from upweight.linop import BlockDiagonal
 from upweight.objective import Examples
 from upweight.objective.data import Chosen

@@ -18,8 +18,8 @@ from upweight.fitted.solvers import ITERATIVE
 from upweight.influence.effects import Effects
 from upweight.questions.answer import Answer, at_first_moves, at_newton_steps, by_layers, first_order
 from upweight.questions.dependence import require_dependence
-from upweight.questions.fitting import query_parts, require_room
 from upweight.questions.measuring import Measurement, joined, measurement
+from upweight.questions.memory import query_parts, require_room
 from upweight.questions.split import Split, by_modules
 from upweight.questions.terms import Tile
 from upweight.router import dense_bytes, order_costs

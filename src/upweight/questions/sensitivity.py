@@ -14,14 +14,12 @@ from upweight.fitted import Fitted
 from upweight.fitted.blocked import AUTO_DAMPING
 from upweight.linop import BlockDiagonal, KroneckerEigen, LinearOperator
 from upweight.questions.measuring import Measurement
+from upweight.router import RANKED_EXAMPLES, RANKED_FACTORS, RANKED_QUERIES
 from upweight.tiles import Block
 from upweight.tiles.blocks import FactoredBlock, LayerBlock
-from upweight.tiles.drafts import Places
 from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, sum_of, written_rows
 from upweight.tiles.pairs import parts_of
-
-SAMPLED_QUERIES, SAMPLED_EXAMPLES = 16, 64
-"""Pairs on which rankings at other dampings are compared."""
+from upweight.tiles.truncation import Places
 
 
 def damping_words(fitted: Fitted, measured: Measurement | None, sample: Callable[[], Block]) -> str:
@@ -36,7 +34,7 @@ def damping_words(fitted: Fitted, measured: Measurement | None, sample: Callable
     if measured is None or measured.over_set or len(block := sample()) < 2:
         return f" ({rule})"
     layers = {layer.layout.places: layer for layer in next(measured.tiles())}
-    parts = [part.first(SAMPLED_EXAMPLES) for part in parts_of(block)]
+    parts = [part.first(RANKED_EXAMPLES) for part in parts_of(block)]
     own, more, less = (_sampled(operator, layers, parts) for operator in _operators(fitted))
     return f" ({rule}; ranking at ten times / a tenth of it: Spearman {agreement(own, more):.2f} / {agreement(own, less):.2f})"
 
@@ -52,7 +50,7 @@ def agreement(first: Float[Tensor, "b m"], second: Float[Tensor, "b m"]) -> floa
 def _operators(fitted: Fitted) -> list[BlockDiagonal]:
     """The study's inverse, and those at ten times and a tenth of its damping."""
     blocked = fitted.blocked
-    others = [blocked.inverse_at(Relative(factor * AUTO_DAMPING.share)) for factor in (10.0, 0.1)]
+    others = [blocked.inverse_at(Relative(factor * AUTO_DAMPING.share)) for factor in RANKED_FACTORS[1:]]
     return [found.operator for found in (blocked.inverse, *others)]  # pyright: ignore
 
 
@@ -66,11 +64,11 @@ def _sampled(
 
 def _scores(layer: LayerJacobian, part: LayerBlock, block: LinearOperator) -> Float[Tensor, "b m"]:
     """Scores of one layer; where it is used once an example, from its factors in the eigenbasis."""
-    chosen = torch.arange(min(SAMPLED_QUERIES, len(layer)), device=layer.slopes.device)
+    chosen = torch.arange(min(RANKED_QUERIES, len(layer)), device=layer.slopes.device)
     few = layer.select(chosen)
     if isinstance(few, FactoredJacobian) and isinstance(part, FactoredBlock) and isinstance(block, KroneckerEigen):
         g, a = few.slopes[:, :, 0].flatten(0, 1), few.inputs[:, 0].repeat_interleave(few.slopes.shape[1], 0)
         rows = torch.einsum("mo,oi,mi->moi", g @ block.left, block.values, a @ block.right).flatten(1)
         inside = FactoredBlock(part.inputs.to(a) @ block.right, part.outputs.to(g) @ block.left, part.layout)
-        return inside.own(rows[:SAMPLED_QUERIES])
-    return part.own(block.after(written_rows(few).flatten(0, 1)[:SAMPLED_QUERIES]))  # pyright: ignore
+        return inside.own(rows[:RANKED_QUERIES])
+    return part.own(block.after(written_rows(few).flatten(0, 1)[:RANKED_QUERIES]))  # pyright: ignore

@@ -14,7 +14,7 @@ from upweight.report.judgement import judge
 from upweight.report.looks import looks, of_study
 from upweight.report.outcomes import Outcomes
 from upweight.report.packed import codes, jsonable, names, numbers
-from upweight.review.followed import fingerprint
+from upweight.review.followed import training_set_fingerprint
 from upweight.show import Shown
 
 BEST = 10
@@ -35,7 +35,7 @@ def payload(found: Gathered) -> dict[str, Any]:
     listed = _listed(found)
     return {
         "title": found.wanted.title or "What the training data did",
-        "fingerprint": fingerprint(found.fitted),
+        "fingerprint": training_set_fingerprint(found.fitted),
         "trust": _trust(found),
         "calibration": _calibration(found),
         "points": _points(found),

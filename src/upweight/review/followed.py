@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from upweight.errors import ConfigError, DecisionError, LabelError, plain
 from upweight.fitted import Fitted, prepare
 from upweight.objective import Examples
 from upweight.review.decisions import Decision, Decisions
+from upweight.store.fingerprints import digest_bytes
 
 WRITTEN = 1e-5
 """Relative error of a number that a page wrote in six digits."""
@@ -128,12 +128,10 @@ def spelled(value: Any) -> str:
     return str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def fingerprint(fitted: Fitted) -> str:
+def training_set_fingerprint(fitted: Fitted) -> str:
     """What tells one training set from another: its size, names and labels, as 16 hexadecimal digits."""
-    digest = hashlib.sha256(f"{fitted.objective.count}".encode())
-    for text in (*map(spelled, fitted.objective.examples.ids.tolist()), *(given_labels(fitted) or ())):
-        digest.update(text.encode() + b"\0")
-    return digest.hexdigest()[:16]
+    texts = (*map(spelled, fitted.objective.examples.ids.tolist()), *(given_labels(fitted) or ()))
+    return digest_bytes([str(fitted.objective.count).encode(), *(text.encode() + b"\0" for text in texts)])[:16]
 
 
 @dataclass(frozen=True)
@@ -169,7 +167,7 @@ class Copies(Examples):
 def _same_study(fitted: Fitted, decisions: Decisions) -> None:
     if decisions.fingerprint is None:
         return
-    found = fingerprint(fitted)
+    found = training_set_fingerprint(fitted)
     if found != decisions.fingerprint:
         raise DecisionError(
             f"the decisions are about training set {decisions.fingerprint}, this one is {found}. Expected the same points with the same labels; take the study that the report was written from."

@@ -119,7 +119,7 @@ def _accuracy(fitted: Fitted, query: Any, theta: Float[Tensor, "p"]) -> float | 
     examples, right = fitted.adapted.codec.read(query, "query"), []
     for _, batch in fitted.engine.batches(examples):
         outputs, targets = fitted.engine.outputs(batch, theta)
-        chosen = outputs.argmax(1) if outputs.shape[1] > 1 else (outputs[:, 0] > 0).long()
+        chosen = fitted.objective.loss.predicted(outputs)
         right.append(chosen == targets.reshape(len(targets), -1)[:, 0].long())
     return float(torch.cat(right).double().mean())
 

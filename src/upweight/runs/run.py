@@ -19,7 +19,7 @@ from upweight.influence.effects import Effects, load
 from upweight.questions import points
 from upweight.report.gathered import Gathered, Stored, Wanted
 from upweight.review import can_refit
-from upweight.review.followed import fingerprint
+from upweight.review.followed import training_set_fingerprint
 from upweight.runs.opened import Opened, open_source
 from upweight.runs.source import Source
 from upweight.store import read_arrays, write_arrays, write_whole
@@ -70,7 +70,7 @@ class Run:
             StoreError: the folder holds a run of something else.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        mark = fingerprint(opened.study.fitted)
+        mark = training_set_fingerprint(opened.study.fitted)
         head = {"format": FORMAT, "source": source.as_dict(), "fingerprint": mark, "words": list(opened.words)}
         if not (self.folder / "run.json").exists():
             write_whole(self.folder / "run.json", json.dumps(head, indent=1).encode())
@@ -95,7 +95,7 @@ class Run:
             StoreError: the data are others than when the run was made.
         """
         opened = open_source(self.source)
-        found = fingerprint(opened.study.fitted)
+        found = training_set_fingerprint(opened.study.fitted)
         if found != self.head["fingerprint"]:
             raise StoreError(
                 f"{self.folder} is a run of training set {self.head['fingerprint']}, its source is {found} now. Expected unchanged data; score again into another folder."

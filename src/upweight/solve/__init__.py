@@ -2,19 +2,20 @@
 
 from upweight.solve.cg import BlockCG
 from upweight.solve.direct import CholeskyInverse, Inverse, LUInverse
+from upweight.solve.fallback import Fallback
 from upweight.solve.filters import Filter, Mixture, Ridge, Segment, filtered
 from upweight.solve.inverse import Inverted, inverse
 from upweight.solve.lanczos import lanczos
 from upweight.solve.low_rank import LowRankInverse
 from upweight.solve.neumann import Neumann
 from upweight.solve.nystrom import nystrom, nystrom_preconditioner
-from upweight.solve.or_else import OrElse
 from upweight.solve.verdict import Solution, Verdict
 from upweight.solve.woodbury import WoodburyInverse, woodbury
 
 __all__ = [
     "BlockCG",
     "CholeskyInverse",
+    "Fallback",
     "Filter",
     "Inverse",
     "Inverted",
@@ -22,7 +23,6 @@ __all__ = [
     "LowRankInverse",
     "Mixture",
     "Neumann",
-    "OrElse",
     "Ridge",
     "Segment",
     "Solution",

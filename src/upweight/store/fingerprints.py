@@ -1,4 +1,7 @@
-"""Fingerprints: SHA-256 of arrays, and which named ones differ."""
+"""Fingerprints: SHA-256 of arrays, texts and bytes, and which named ones differ.
+
+All of the library's fingerprints are made here; other rooms say what goes into theirs.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,45 @@ import numpy as np
 from upweight.errors import StaleStore, listing
 
 
+class Digest:
+    """SHA-256 of the bytes that are added, in order."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, *pieces: bytes) -> None:
+        """More of them."""
+        for piece in pieces:
+            self._hash.update(piece)
+
+    @property
+    def hex(self) -> str:
+        """64 hexadecimal digits, of what was added so far."""
+        return self._hash.hexdigest()
+
+
 def digest(arrays: Iterable[tuple[str, np.ndarray]]) -> str:
     """Of named arrays, one after the other: names, types, shapes and bytes."""
-    found = hashlib.sha256()
+    found = Digest()
     for name, array in arrays:
-        found.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        found.add(f"{name} {array.dtype.str} {array.shape} ".encode())
         if array.dtype.hasobject:
-            found.update(json.dumps([str(item) for item in array.ravel().tolist()]).encode())
+            found.add(json.dumps([str(item) for item in array.ravel().tolist()]).encode())
         else:
-            found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()
+            found.add(np.ascontiguousarray(array).tobytes())
+    return found.hex
+
+
+def digest_bytes(pieces: Iterable[bytes]) -> str:
+    """Of pieces of bytes, one after the other."""
+    found = Digest()
+    found.add(*pieces)
+    return found.hex
 
 
 def digest_text(texts: Iterable[str]) -> str:
     """Of texts, in order."""
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    return digest_bytes(["\0".join(texts).encode()])
 
 
 def digest_folder(folder: Path, pattern: str = "*.py") -> str:

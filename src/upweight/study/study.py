@@ -6,23 +6,21 @@ import os
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import nn
 
 from upweight.adapters import Adapted
 from upweight.adapters.torch import Form, adapt_module
-from upweight.curvature import Relative
-from upweight.fitted import Fitted, Settings, Solver, prepare
+from upweight.fitted import Fitted, Settings, StudySettings, prepare, read_settings, spelled_out
 from upweight.gradients.coverage import coverage_of
 from upweight.objective import Objective, Penalty
 from upweight.parallel import Fold
 from upweight.questions.question import MeasureLike, Question
 from upweight.questions.trust import Trust, trust
-from upweight.solve import Filter
-from upweight.study.asked import Asked
-from upweight.study.inferred import Inferred
+from upweight.study.changes import ChangeQuestions
+from upweight.study.inference import InferenceQuestions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
     from upweight.show import Shown
 
 
-class Study(Asked, Inferred):
+class Study(ChangeQuestions, InferenceQuestions):
     """Ask a fitted model, which is never modified, what its training data did to it.
 
     Questions share their arguments: ``query`` is data in the form of the training data; ``measure`` is 'loss',
@@ -84,6 +82,7 @@ class Study(Asked, Inferred):
         [[0.1429, 0.6723, -2.8571]]
     """
 
+    @spelled_out(StudySettings, Settings)
     def __init__(
         self,
         model: nn.Module,
@@ -94,37 +93,16 @@ class Study(Asked, Inferred):
         parameters: str | Sequence[str] = "*",
         weights: Any = None,
         penalty: Penalty = None,
-        protocol: str = "as_refit",
         ids: Any = None,
-        curvature: str = "auto",
-        solver: str | Solver = "auto",
-        damping: float | str | Relative | Filter | None = "auto",
-        fisher: str = "auto",
-        factor_share: float = 1.0,
-        products: str = "auto",
-        seed: int = 0,
         batch_size: int | str = "auto",
-        memory: int | float | str | None = None,
         device: str | torch.device | None = None,
-        strict: bool = False,
         precision: str | None = None,
         ranks: Fold | None = None,
+        **settings: Unpack[StudySettings],
     ) -> None:
-        settings = Settings(
-            protocol=protocol,
-            curvature=curvature,
-            solver=solver,
-            damping=damping,
-            memory=memory,
-            fisher=fisher,
-            seed=seed,
-            products=products,
-            factor_share=factor_share,
-            strict=strict,
-            precision=precision,
-        )
+        found = read_settings(settings, StudySettings, precision=precision)
         form = Form(loss, forward, parameters, weights, penalty, batch_size, device, precision, ranks)
-        self.fitted = prepare(adapt_module(model, data, form, ids), settings)
+        self.fitted = prepare(adapt_module(model, data, form, ids), found)
 
     @classmethod
     def of(cls, adapted: Adapted, settings: Settings | None = None) -> Study:
@@ -206,7 +184,8 @@ class Study(Asked, Inferred):
         """Leave points out for real, refit, and compare with the prediction: slope, Pearson, Spearman, plot, and one sentence.
 
         Args:
-            refits: how many points are left out: half spread over the logarithm of their rank by predicted size, half over the rank.
+            refits: how many points are left out: half spread over the logarithm of their rank by predicted size, half over the rank;
+                all of them where there are fewer, which is said.
             seed, seeds: of the choice of points, and of the first retraining; how many retrainings of each, with ``train``.
             train: (weights, seed) → state dict, a ``uw.evaluate.Training``, or a ``uw.evaluate.Retraining`` that keeps what is
                 finished: to refit your own way. Weights (n,) are 0 for the point left out; a mean loss ('fixed_mean') has them sum

@@ -6,7 +6,7 @@
     ghost       their own factors                       2·s·t·(o + i)       no curvature; exact
     written     preconditioned matrices (o, i)          2·o·i, and 2·s·o·i an example; exact
 
-What is truncated, and how its error is measured, is in ``drafts``.
+What is truncated, and how its error is measured, is in ``truncation``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from functools import cached_property, partial
 import torch
 
 from upweight._typing import Float, Tensor
-from upweight.kernels import fast_float32
+from upweight.float32_products import fast_float32
 from upweight.linop import BlockDiagonal, Identity, LinearOperator, Scaled
-from upweight.router import EXACT_FLOPS, chunk, route_ghost
+from upweight.router import PAIR_QUERIES, approximates, chunk, route_ghost
 from upweight.space import FlatLayout
 from upweight.tiles.blocks import (
     Block,
@@ -31,8 +31,8 @@ from upweight.tiles.blocks import (
     PlacedBlock,
     untied_blocks,
 )
-from upweight.tiles.drafts import SAMPLED_QUERIES, Draft, Misses, Places, draft_of, factors_of, ranks_of
 from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, written_rows
+from upweight.tiles.truncation import Misses, Places, Truncation, factors_of, ranks_of, truncation_of
 
 
 class LayerPairs(ABC):
@@ -155,30 +155,32 @@ def prepare_pairs(
     """
     curvature = {layout.places: block for layout, block in second_moments.parts}
     count = sum(len(tile[0]) * tile[0].slopes.shape[1] for tile in queries)
-    asked = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:SAMPLED_QUERIES]
-    exact = force is None and 2.0 * inverse.size * count * examples <= EXACT_FLOPS
+    asked = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:PAIR_QUERIES]
+    exact = force is None and not approximates(inverse.size, count, examples)
     own = _Sampled(sample)
     ready: dict[Places, LayerPairs] = {}
-    drafts: list[Draft] = []
+    truncations: list[Truncation] = []
     for layout, block in inverse.parts:
         mine, at = [layer for tile in queries for layer in tile if layer.layout.places == layout.places], layout.places
         ghost = _ghost(mine, block, force)
-        draft = None if exact or ghost else draft_of(mine, block, curvature[at], partial(own.of, at), asked, force)
-        if draft is None:
+        truncation = (
+            None if exact or ghost else truncation_of(mine, block, curvature[at], partial(own.of, at), asked, force)
+        )
+        if truncation is None:
             ready[at] = ghost or _written(mine, block)
         else:
-            drafts.append(draft)
-    if not drafts:
+            truncations.append(truncation)
+    if not truncations:
         return Pairs(ready, count)
-    rest = torch.zeros_like(drafts[0].exact)
+    rest = torch.zeros_like(truncations[0].exact)
     for at, pairs in ready.items():
         rest += pairs.against(own.of(at))[:, asked]
-    ranks, error = ranks_of(drafts, rest, force is not None)
-    for draft, rank in zip(drafts, ranks, strict=True):
+    ranks, error = ranks_of(truncations, rest, force is not None)
+    for truncation, rank in zip(truncations, ranks, strict=True):
         if rank:
-            ready[draft.places] = Truncated(*draft.factors(rank), rank, draft.rule)
+            ready[truncation.places] = Truncated(*truncation.factors(rank), rank, truncation.rule)
         else:
-            ready[draft.places] = _written(list(draft.mine), draft.inverse)
+            ready[truncation.places] = _written(list(truncation.mine), truncation.inverse)
     return Pairs(ready, count, error)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,29 +36,42 @@ from upweight.adapters.huggingface.sequences import (
 from upweight.adapters.huggingface.tracked import require_unmerged, tracked_parameters
 from upweight.adapters.torch import COMPILED, Form, adapt_module, uncompiled
 from upweight.errors import ConfigError, EmptyDataset, LabelError, ModelError, ShapeError
-from upweight.objective import Examples
+from upweight.gradients.guard import require_values
+from upweight.objective import Examples, Forward, Penalty
+from upweight.parallel import Fold
 
 AUTO = "auto"
 REGRESSION, SEVERAL = "regression", "multi_label_classification"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the user says beside model and data.
+class SequenceForm:
+    """How a model of sequences is read; its loss and its forward are found here.
 
     Attributes:
-        form: of the plain adapter; its loss and forward are found here, and parameters='auto' is what ``tracked`` says.
+        parameters, weights, penalty, batch_size, precision, ranks: as in ``Form``; parameters='auto' is what ``tracked`` says.
         ids: a name for every sequence.
         length: tokens to which batches are padded, which queries must keep within; the longest training sequence by default.
         collate: turns one item of the data into a batch of one, as a Trainer's data collator does.
         notes: what every answer must say.
     """
 
-    form: Form
+    parameters: str | Sequence[str] = AUTO
+    weights: Any = None
+    penalty: Penalty = None
     ids: Any = None
     length: int | None = None
+    batch_size: int | str = "auto"
+    precision: str | None = None
+    ranks: Fold | None = None
     collate: Collate | None = None
     notes: tuple[str, ...] = ()
+
+    def plain(self, parameters: str | Sequence[str], loss: Any, forward: Forward) -> Form:
+        """The form of a module with these parameters, this loss and this forward."""
+        return Form(
+            loss, forward, parameters, self.weights, self.penalty, self.batch_size, None, self.precision, self.ranks
+        )
 
 
 @dataclass(frozen=True)
@@ -142,16 +155,16 @@ class SequenceCodec(Codec):
         return names.get(int(target), target) if self.kind == "class" else target
 
 
-def adapt_causal_lm(model: nn.Module, data: Any, asked: Asked) -> Adapted:
+def adapt_causal_lm(model: nn.Module, data: Any, form: SequenceForm) -> Adapted:
     """Sequences whose loss is the sum of the cross-entropies of next tokens, −100 where none is asked for.
 
     Raises:
         ModelError, ConfigError, InputError: as for ``uw.Study``. NondeterministicModel: outputs depend on the batch.
     """
-    return _adapted(model, data, asked, "tokens", 0, {}, "token_cross_entropy")
+    return _adapted(model, data, form, "tokens", 0, {}, "token_cross_entropy")
 
 
-def adapt_classification(model: nn.Module, data: Any, asked: Asked) -> Adapted:
+def adapt_classification(model: nn.Module, data: Any, form: SequenceForm) -> Adapted:
     """Sequences with one label each: a class, several yes-or-no labels, or real numbers, as the model's config says.
 
     Raises:
@@ -166,10 +179,10 @@ def adapt_classification(model: nn.Module, data: Any, asked: Asked) -> Adapted:
     problem = getattr(config, "problem_type", None)
     names = {str(name): int(number) for name, number in (getattr(config, "label2id", None) or {}).items()}
     if problem == REGRESSION or (problem is None and outputs == 1):
-        return _adapted(model, data, asked, "real", outputs, {}, nn.MSELoss())
+        return _adapted(model, data, form, "real", outputs, {}, nn.MSELoss())
     if problem == SEVERAL:
-        return _adapted(model, data, asked, "binary", outputs, {}, "binary_cross_entropy")
-    return _adapted(model, data, asked, "class", outputs, names, "cross_entropy")
+        return _adapted(model, data, form, "binary", outputs, {}, "binary_cross_entropy")
+    return _adapted(model, data, form, "class", outputs, names, "cross_entropy")
 
 
 def batch_check(model: nn.Module, data: Any, kind: str, length: int | None = None) -> BatchCheck:
@@ -183,31 +196,31 @@ def batch_check(model: nn.Module, data: Any, kind: str, length: int | None = Non
 
 
 def _adapted(
-    model: nn.Module, data: Any, asked: Asked, kind: str, outputs: int, names: Mapping[str, int], loss: Any
+    model: nn.Module, data: Any, form: SequenceForm, kind: str, outputs: int, names: Mapping[str, int], loss: Any
 ) -> Adapted:
     _require_model(model)
     given, model = model, uncompiled(model)
-    codec = _codec(model, kind, outputs, names, asked.collate)
+    codec = _codec(model, kind, outputs, names, form.collate)
     items = codec.items(data, "training set")
     longest = max(len(item) for item in items)
-    if asked.length is not None and asked.length < longest:
+    if form.length is not None and form.length < longest:
         raise ConfigError(
-            f"length={asked.length} found a training sequence of {longest} tokens. Expected at least that, since cutting it would change what the model was trained on."
+            f"length={form.length} found a training sequence of {longest} tokens. Expected at least that, since cutting it would change what the model was trained on."
         )
-    codec = replace(codec, length=asked.length or longest)
-    training = codec.read(data, "training set", asked.ids)
+    codec = replace(codec, length=form.length or longest)
+    training = codec.read(data, "training set", form.ids)
     assert isinstance(training, Sequences)
     forward = _forward(model, training, kind == "tokens")
     _checked(model, forward, training).require()
-    form, notes = _form(model, asked.form), [COMPILED] * (model is not given) + list(asked.notes)
-    if asked.form.parameters == AUTO:
+    notes = [COMPILED] * (model is not given) + list(form.notes)
+    if form.parameters == AUTO:
         notes.append(f"Tracked are {tracked_parameters(model)[1]}")
     padded = sum(item.on_padding for item in items)
     if padded:
         notes.append(f"{padded} labels that stood on padding are left out")
     if kind == "tokens":
         notes.append("Position t of a sequence predicts its token t + 1; a sequence's loss is the sum over its labels")
-    adapted = adapt_module(model, training, replace(form, loss=loss, forward=forward))
+    adapted = adapt_module(model, training, form.plain(_parameters(model, form), loss, forward))
     return replace(adapted, codec=codec, notes=(*adapted.notes, *notes))
 
 
@@ -220,11 +233,11 @@ def _checked(model: nn.Module, forward: SequenceForward, training: Sequences) ->
         ) from reason
 
 
-def _form(model: nn.Module, form: Form) -> Form:
+def _parameters(model: nn.Module, form: SequenceForm) -> str | Sequence[str]:
     if form.parameters != AUTO:
         require_unmerged(model)
-        return form
-    return replace(form, parameters=tracked_parameters(model)[0])
+        return form.parameters
+    return tracked_parameters(model)[0]
 
 
 def _codec(
@@ -275,3 +288,4 @@ def _require_model(model: Any) -> None:
         raise ModelError(
             f"found a model of type {type(model).__name__}. Expected a model of transformers, such as AutoModelForCausalLM.from_pretrained returns."
         )
+    require_values(model)

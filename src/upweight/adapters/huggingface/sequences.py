@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from upweight._typing import Batch, Tensor
 from upweight.errors import EmptyDataset, InputError, LabelError, OrderError, ShapeError, plain
-from upweight.objective.data import Examples, index_array
+from upweight.objective.data import Examples, index_array, require_names
 
 IGNORED = -100
 """The label of a token that is not to be predicted, as everywhere in PyTorch."""
@@ -153,14 +153,7 @@ def stacked_ids(ids: Any, count: int, data: Any, what: str) -> np.ndarray:
     index = getattr(data, "index", None) if ids is None else ids
     if index is None or callable(index):
         return np.arange(count)
-    found = index_array(index)
-    if len(found) != count:
-        raise ShapeError(
-            f"found {len(found)} ids for {count} sequences of the {what}. Expected one each; pass as many."
-        )
-    if len(set(found.tolist())) != count:
-        raise InputError(f"the ids of the {what} repeat. Expected a different id for every sequence; pass others.")
-    return found
+    return require_names(index_array(index), count, what, "sequence")
 
 
 def sequences_of(items: Sequence[Item], length: int, pad: int, ids: np.ndarray, labels: Tensor | None) -> Sequences:

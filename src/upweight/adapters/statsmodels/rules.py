@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from upweight.adapters.statsmodels.linear import least_squares
 from upweight.adapters.statsmodels.penalised import ridge
 from upweight.adapters.statsmodels.reading import Reading
 from upweight.adapters.statsmodels.survival import proportional_hazards
-from upweight.errors import ModelError, NonFiniteInput
+from upweight.errors import ModelError, NonFiniteInput, SeparationWarning
 from upweight.objective import Examples, Objective, Quadratic, plain_forward, read_examples
 from upweight.objective.data import index_array
 from upweight.objective.predictors import Predictors
@@ -77,7 +78,7 @@ NEAREST = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class Additions:
     """What the user adds to the results.
 
     Attributes:
@@ -91,13 +92,13 @@ class Asked:
     ids: Any = None
 
 
-def adapt_statsmodels(results: Any, asked: Asked | None = None) -> Adapted:
+def adapt_statsmodels(results: Any, added: Additions | None = None) -> Adapted:
     """Read fitted results as the objective they minimise, on the scale Σw = 1.
 
     Raises:
         ModelError: results of a model, or of a way to fit it, that is not supported; what is nearest is named.
     """
-    asked = asked or Asked()
+    added = added or Additions()
     model = getattr(results, "model", None)
     rule = RULES.get(type(model).__name__)
     if model is None or not hasattr(results, "params"):
@@ -109,14 +110,38 @@ def adapt_statsmodels(results: Any, asked: Asked | None = None) -> Adapted:
             f"{type(model).__name__} is not supported. Expected one of {', '.join(RULES)}; the nearest is {_nearest(model)}."
         )
     if type(model).__name__ == "QuantReg":
-        rule = partial(resistant.quantile, bandwidth=asked.bandwidth)
+        rule = partial(resistant.quantile, bandwidth=added.bandwidth)
     reading = rule(results)
-    objective = _objective(reading, _examples(model, reading, asked.ids))
+    objective = _objective(reading, _examples(model, reading, added.ids))
     if type(getattr(results, "_results", results)).__name__ == "RegularizedResults":
-        objective = ridge(objective, asked.penalty, len(reading.weights) / float(reading.weights.sum()))
+        objective = ridge(objective, added.penalty, len(reading.weights) / float(reading.weights.sum()))
+    elif separated(objective):
+        warnings.warn(
+            f"{type(model).__name__} fits every outcome: its classes are separated, the likelihood has no finite maximum, and the parameters, up to {float(objective.theta.abs().max()):.3g}, are where the optimiser stopped. Expected classes that overlap; leave out the variable that tells them apart, or fit with a penalty, as GLM(...).fit_regularized(L1_wt=0, alpha=...) does.",
+            SeparationWarning,
+            stacklevel=3,
+        )
     has_offset = bool((objective.model.cells == -2).any())  # pyright: ignore
     codec = StatsmodelsCodec(model, reading, has_offset)
     return Adapted(objective, "fixed_mean", codec, reading.notes, inference=reading.inference)
+
+
+def separated(objective: Objective) -> bool:
+    """Whether the fitted predictor puts every outcome on its own side: then longer parameters fit ever better."""
+    if objective.loss.kind not in ("class", "binary", "proportion"):
+        return False
+    outputs, targets = objective.loss.prepare(*_all(objective), objective.examples.ids)
+    if objective.loss.kind == "class":
+        own = outputs.gather(1, targets[:, None]).squeeze(1)
+        others = outputs.scatter(1, targets[:, None], float("-inf"))
+        return bool((own > others.max(1).values).all())
+    hard = bool(((targets == 0) | (targets == 1)).all())
+    return hard and bool(((2 * targets - 1).reshape(-1) * outputs[:, 0] > 0).all())
+
+
+def _all(objective: Objective) -> tuple[Any, Any]:
+    batch = objective.examples.read(slice(0, len(objective.examples)))
+    return objective.forward(objective.model, batch)
 
 
 def _nearest(model: Any) -> str:

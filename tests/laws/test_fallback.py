@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import upweight as uw
-from upweight.solve import BlockCG, OrElse
+from upweight.solve import BlockCG, Fallback
 
 
 def test_an_inverse_that_stops_short_gives_way_to_the_sure_one():
@@ -14,10 +14,10 @@ def test_an_inverse_that_stops_short_gives_way_to_the_sure_one():
     short = BlockCG(H, H, lambda rows: rows, steps=2)
     with pytest.raises(uw.errors.NotConverged):
         short.solve(rows[:1])
-    found = OrElse(short, lambda: uw.inverse(H)).solve(rows[:1])
+    found = Fallback(short, lambda: uw.inverse(H)).solve(rows[:1])
     torch.testing.assert_close(found.rows, rows[:1] @ torch.linalg.inv(H.matrix))
     assert "Cholesky" in found.verdict.method
-    enough = OrElse(BlockCG(H, H, lambda rows: rows, steps=50), lambda: pytest.fail("was not needed"))
+    enough = Fallback(BlockCG(H, H, lambda rows: rows, steps=50), lambda: pytest.fail("was not needed"))
     torch.testing.assert_close(enough.solve(rows[:1]).rows, found.rows, rtol=1e-5, atol=1e-8)
 
 

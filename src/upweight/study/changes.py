@@ -19,7 +19,7 @@ from upweight.questions.question import How, MeasureLike, Question
 from upweight.questions.tokens import TokenEffects, token_effects
 
 
-class Asked:
+class ChangeQuestions:
     """Whatever holds a fitted model can be asked; ``Study`` says what the questions have in common."""
 
     fitted: Fitted

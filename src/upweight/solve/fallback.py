@@ -14,7 +14,7 @@ from upweight.solve.verdict import Solution, Verdict
 
 
 @dataclass(frozen=True)
-class OrElse(Iterated):
+class Fallback(Iterated):
     """A⁻¹ by ``first``; where that stops above its tolerance, by what ``otherwise`` returns, whose verdict says so."""
 
     first: Iterated

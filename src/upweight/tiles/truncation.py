@@ -16,7 +16,7 @@ import torch
 
 from upweight._typing import Float, Int, Tensor
 from upweight.linop import Identity, Kronecker, KroneckerEigen, LinearOperator, Scaled
-from upweight.router import MOST_RANKS, TRUNCATION_ERROR, cost_low_rank, cost_separable
+from upweight.router import MOST_RANKS, TRUNCATION_ERROR, cost_low_rank, cost_separable, worth_low_rank
 from upweight.space import LinearLayout
 from upweight.tiles.blocks import FactoredBlock, LayerBlock, SharedBlock
 from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, factored_block, written_rows
@@ -27,21 +27,12 @@ Places = tuple[tuple[int, int], ...]
 RANK_STEP = 4
 """Ranks added at a time."""
 
-USUAL_RANK = 16
-"""What a query's matrix usually needs at least: where that does not pay, no decomposition is tried."""
-
 MASS_FLOOR = 1e-12
 """Share of the largest mass that directions without any still weigh, so that weights can be divided by."""
 
-SAMPLED_QUERIES, SAMPLED_EXAMPLES, SAMPLED_SHARE = 64, (64, 512), 1 / 16
-"""Pairs on which a truncation's error is measured, drawn from all: a few large scores decide, so that fewer miss them.
-
-Examples are a sixteenth of all, within these bounds.
-"""
-
 
 @dataclass(frozen=True)
-class Draft(ABC):
+class Truncation(ABC):
     """A layer that might be met truncated, and what every rank up to the highest misses.
 
     Attributes:
@@ -62,7 +53,7 @@ class Draft(ABC):
     @property
     @abstractmethod
     def rule(self) -> str:
-        """The rule it is a draft of."""
+        """The name of the rule."""
 
     @abstractmethod
     def cost(self, rank: int) -> float:
@@ -78,7 +69,7 @@ class Draft(ABC):
 
 
 @dataclass(frozen=True)
-class SeparableDraft(Draft):
+class SeparableTruncation(Truncation):
     """The queries in the eigenbasis, and the inverse spectrum as Σ_r u_r v_rᵀ."""
 
     slopes: Float[Tensor, "m o"]
@@ -102,7 +93,7 @@ class SeparableDraft(Draft):
 
 
 @dataclass(frozen=True)
-class LowRankDraft(Draft):
+class LowRankTruncation(Truncation):
     """Every preconditioned query matrix as Σ_r u_r v_rᵀ; examples have s positions."""
 
     slopes: Float[Tensor, "r m o"]
@@ -121,18 +112,18 @@ class LowRankDraft(Draft):
         return self.slopes[:rank].flatten(0, 1), self.inputs[:rank].flatten(0, 1)
 
 
-def draft_of(
+def truncation_of(
     mine: list[LayerJacobian],
     inverse: LinearOperator,
     curvature: LinearOperator,
     sample: Callable[[], LayerBlock],
     asked: Int[Tensor, "q"],
     force: str | None,
-) -> Draft | None:
-    """The draft of a layer, None where it has none, or another rule is asked for.
+) -> Truncation | None:
+    """The truncation of a layer, None where it has none, or another rule is asked for.
 
     Args:
-        sample: the layer's training gradients of the sampled pairs, only called where there is a draft.
+        sample: the layer's training gradients of the sampled pairs, only called where there is a truncation.
         asked: their queries.
     """
     factored = [layer for layer in mine if isinstance(layer, FactoredJacobian)]
@@ -166,7 +157,7 @@ def _separable(
     curvature: LinearOperator,
     sample: Callable[[], LayerBlock],
     asked: Int[Tensor, "q"],
-) -> Draft | None:
+) -> Truncation | None:
     """None where there is no eigenbasis."""
     g = torch.cat([layer.slopes.flatten(0, 2) for layer in mine])  # (m, o)
     a = torch.cat([layer.inputs.repeat_interleave(layer.slopes.shape[1], 0)[:, 0] for layer in mine])  # (m, i)
@@ -187,7 +178,7 @@ def _separable(
         [_exact(a_own, g_own, values, *few) for few in zip(g_asked.split(16), a_asked.split(16), strict=True)], 1
     )
     terms = _terms(g_own, a_own, u.T.unsqueeze(1) * g_asked, v.T.unsqueeze(1) * a_asked)
-    return SeparableDraft(mine, inverse, terms.cumsum(0) - exact, exact, g, a, u, v)
+    return SeparableTruncation(mine, inverse, terms.cumsum(0) - exact, exact, g, a, u, v)
 
 
 def _exact(
@@ -217,11 +208,11 @@ def _low_rank(
     sample: Callable[[], LayerBlock],
     asked: Int[Tensor, "q"],
     forced: bool,
-) -> Draft | None:
+) -> Truncation | None:
     """None where the usual rank costs more than queries written out."""
     o, i, s = mine[0].layout.outputs, mine[0].layout.inputs, mine[0].inputs.shape[1]
     m = sum(len(layer) * layer.slopes.shape[1] for layer in mine)
-    if not forced and cost_low_rank(USUAL_RANK, s, i, o, m) >= cost_low_rank(0, s, i, o, m):
+    if not forced and not worth_low_rank(s, i, o, m):
         return None
     rows = inverse.after(torch.cat([written_rows(layer).flatten(0, 1) for layer in mine]))
     left, singular, right = torch.linalg.svd(rows.view(m, o, i), full_matrices=False)
@@ -232,7 +223,7 @@ def _low_rank(
     a, g = (part.to(rows.dtype) for part in factors_of(block))
     exact = block.own(rows[asked])  # (b, q)
     terms = _terms(g, a, slopes[:, asked], inputs[:, asked])
-    return LowRankDraft(mine, inverse, terms.cumsum(0) - exact, exact, slopes, inputs, s)
+    return LowRankTruncation(mine, inverse, terms.cumsum(0) - exact, exact, slopes, inputs, s)
 
 
 @dataclass(frozen=True)
@@ -246,52 +237,57 @@ class Misses:
         return f"measured error {self.whole:.1%}, {self.own:.1%} of a typical query's own scores"
 
 
-def ranks_of(drafts: list[Draft], rest: Float[Tensor, "b q"], forced: bool) -> tuple[list[int], Misses]:
-    """The rank of every draft, 0 where writing the queries out is cheaper or needed, and what is then missed.
+def ranks_of(truncations: list[Truncation], rest: Float[Tensor, "b q"], forced: bool) -> tuple[list[int], Misses]:
+    """The rank of every truncation, 0 where writing the queries out is cheaper or needed, and what is then missed.
 
     Where an error falls most for its cost, ranks are raised until it is within the limit.
 
     Args:
-        rest: what the layers without a draft add to the sampled scores.
+        rest: what the layers without a truncation add to the sampled scores.
         forced: truncate whatever the cost and the error.
     """
-    whole = torch.stack([draft.exact for draft in drafts]).sum(0) + rest
-    ranks = [1 if forced or draft.pays(1) else 0 for draft in drafts]
-    while relative_error(missed := _missed(drafts, ranks), whole) > TRUNCATION_ERROR:
-        raised = _raised(drafts, ranks, whole, forced)
+    whole = torch.stack([truncation.exact for truncation in truncations]).sum(0) + rest
+    ranks = [1 if forced or truncation.pays(1) else 0 for truncation in truncations]
+    while relative_error(missed := _missed(truncations, ranks), whole) > TRUNCATION_ERROR:
+        raised = _raised(truncations, ranks, whole, forced)
         if raised is None and forced:
             break
-        place, rank = raised or (_worst(drafts, ranks), 0)
+        place, rank = raised or (_worst(truncations, ranks), 0)
         ranks[place] = rank
     return ranks, Misses(relative_error(missed, whole), own_error(missed, whole))
 
 
-def _raised(drafts: list[Draft], ranks: list[int], whole: Float[Tensor, "b q"], forced: bool) -> tuple[int, int] | None:
-    """Which draft goes to which rank next: the most error a unit of cost takes away; None where no rank that pays does."""
-    now = _missed(drafts, ranks)
+def _raised(
+    truncations: list[Truncation], ranks: list[int], whole: Float[Tensor, "b q"], forced: bool
+) -> tuple[int, int] | None:
+    """Which truncation goes to which rank next: the most error a unit of cost takes away; None where no rank that pays does."""
+    now = _missed(truncations, ranks)
     base, best, gain = relative_error(now, whole), None, 0.0
-    for place, (draft, rank) in enumerate(zip(drafts, ranks, strict=True)):
+    for place, (truncation, rank) in enumerate(zip(truncations, ranks, strict=True)):
         if not rank:
             continue
-        most = len(draft.misses)
+        most = len(truncation.misses)
         for higher in {min(rank + more, most) for more in range(RANK_STEP, most + RANK_STEP, RANK_STEP)} - {rank}:
-            if not forced and not draft.pays(higher):
+            if not forced and not truncation.pays(higher):
                 continue
-            after = relative_error(now - draft.misses[rank - 1] + _missed([draft], [higher]), whole)
-            worth = (base - after) / (draft.cost(higher) - draft.cost(rank))
+            after = relative_error(now - truncation.misses[rank - 1] + _missed([truncation], [higher]), whole)
+            worth = (base - after) / (truncation.cost(higher) - truncation.cost(rank))
             if worth > gain:
                 best, gain = (place, higher), worth
     return best
 
 
-def _worst(drafts: list[Draft], ranks: list[int]) -> int:
-    """The draft that misses most."""
-    return max(range(len(drafts)), key=lambda k: float(_missed([drafts[k]], [ranks[k]]).norm()))
+def _worst(truncations: list[Truncation], ranks: list[int]) -> int:
+    """The truncation that misses most."""
+    return max(range(len(truncations)), key=lambda k: float(_missed([truncations[k]], [ranks[k]]).norm()))
 
 
-def _missed(drafts: list[Draft], ranks: list[int]) -> Float[Tensor, "b q"]:
+def _missed(truncations: list[Truncation], ranks: list[int]) -> Float[Tensor, "b q"]:
     """Truncated − exact, summed over layers; a rank of 0 is written out and misses nothing."""
-    terms = [draft.misses[rank - 1] if rank else 0 * draft.exact for draft, rank in zip(drafts, ranks, strict=True)]
+    terms = [
+        truncation.misses[rank - 1] if rank else 0 * truncation.exact
+        for truncation, rank in zip(truncations, ranks, strict=True)
+    ]
     return torch.stack(terms).sum(0)
 
 

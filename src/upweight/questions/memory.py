@@ -11,7 +11,7 @@ from upweight.errors import BudgetError
 from upweight.objective.data import Chosen
 from upweight.planning.counts import DOUBLE, Task, query_chunk
 from upweight.planning.shapes import shape_of
-from upweight.router import LEAST_MEMORY
+from upweight.router import Room
 
 if TYPE_CHECKING:
     from upweight.questions.question import Question
@@ -54,7 +54,7 @@ def require_room(answers: int, count: int, memory: int) -> None:
     Raises:
         BudgetError: saying what it needs, and what holds less.
     """
-    needed, limit = DOUBLE * answers * count, max(LEAST_MEMORY, memory)
+    needed, limit = DOUBLE * answers * count, Room(memory).whole
     if needed > limit:
         raise BudgetError(
             f"effects of {count:,} training points on {answers:,} measurements take {needed:,} bytes. Expected at most the memory of {limit:,}; ask fewer queries at a time, aggregate='mean', or uw.Index.build(...).query(query, k=20), which holds the ends only."

@@ -29,7 +29,7 @@ ERRORS = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class WorstCaseQuestion:
     """What a worst case is asked of: see ``Study.worst_case``."""
 
     what: MeasureLike
@@ -44,7 +44,7 @@ class Asked:
     progress: bool | None
 
 
-def worst_case(fitted: Fitted, asked: Asked) -> WorstCase:
+def worst_case(fitted: Fitted, asked: WorstCaseQuestion) -> WorstCase:
     """Search both ways, and say what was found."""
     fitted.stationarity.warn()
     if not fitted.exact.fits:
@@ -75,14 +75,14 @@ def worst_case(fitted: Fitted, asked: Asked) -> WorstCase:
     )
 
 
-def _claim(fitted: Fitted, asked: Asked) -> tuple[Claim, str | None]:
+def _claim(fitted: Fitted, asked: WorstCaseQuestion) -> tuple[Claim, str | None]:
     """The claim, and which standard errors it is made with."""
     if isinstance(asked.what, str) and asked.what in CLAIMS:
         return _of_parameter(fitted, asked)
     return _of_measure(fitted, asked), None
 
 
-def _of_parameter(fitted: Fitted, asked: Asked) -> tuple[Claim, str | None]:
+def _of_parameter(fitted: Fitted, asked: WorstCaseQuestion) -> tuple[Claim, str | None]:
     if asked.query is not None or asked.to is not None:
         raise ConfigError(
             f"worst_case({asked.what!r}) found query= or to=. Expected of=, a parameter's name; queries are for measures such as 'prediction'."
@@ -105,7 +105,7 @@ def _of_parameter(fitted: Fitted, asked: Asked) -> tuple[Claim, str | None]:
     return IntervalEnd(coordinate, name, scale, asked.level, side, words[str(asked.what)]), ERRORS[scale.kind]
 
 
-def _scale_if_any(fitted: Fitted, asked: Asked) -> Scale | None:
+def _scale_if_any(fitted: Fitted, asked: WorstCaseQuestion) -> Scale | None:
     """Standard errors to show beside a sign, where the model has any."""
     if asked.kind is None and asked.groups is None:
         try:
@@ -115,7 +115,7 @@ def _scale_if_any(fitted: Fitted, asked: Asked) -> Scale | None:
     return scale_of(fitted, asked.kind, asked.groups)
 
 
-def _of_measure(fitted: Fitted, asked: Asked) -> Claim:
+def _of_measure(fitted: Fitted, asked: WorstCaseQuestion) -> Claim:
     if asked.of is not None or asked.query is None:
         raise ConfigError(
             f"worst_case({labelled(asked.what)!r}) found {'of=' if asked.of is not None else 'no query='}. Expected one of {', '.join(map(repr, CLAIMS))} with of=, or a measure with query=."

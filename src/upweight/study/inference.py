@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from upweight.inference.worst_case import WorstCase
 
 
-class Inferred:
+class InferenceQuestions:
     """Whatever holds a fitted model can be asked how sure it is, and of how few points."""
 
     fitted: Fitted
@@ -114,9 +114,9 @@ class Inferred:
         Error and cost:
             Both sets are upper bounds: a smaller one may exist. Each greedy step is a refit from the last one, n·p².
         """
-        from upweight.inference.worst_case import Asked, worst_case
+        from upweight.inference.worst_case import WorstCaseQuestion, worst_case
 
-        asked = Asked(claim, of, query, to, aggregate, kind, groups, level, most, progress)
+        asked = WorstCaseQuestion(claim, of, query, to, aggregate, kind, groups, level, most, progress)
         return worst_case(self.fitted, asked)
 
     def penalty_derivative(

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import upweight as uw
-from upweight import kernels
+from upweight import float32_products
+from upweight.float32_products import fast_float32
 from upweight.gradients.guard import torch_only
-from upweight.kernels import fast_float32
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::upweight.errors.NotStationaryWarning"),
@@ -46,7 +46,7 @@ def test_the_switch_is_put_back_after_nesting_and_after_an_error():
     with pytest.raises(ZeroDivisionError), fast_float32():
         1 / 0  # noqa: B018
     assert SWITCH.fp32_precision == before
-    assert inside == (kernels.ALLOWING if kernels._keeps_float32(SWITCH) else before)
+    assert inside == (float32_products.ALLOWING if float32_products._keeps_float32(SWITCH) else before)
 
 
 @needs_switch
@@ -70,15 +70,15 @@ def test_threads_that_overlap_leave_the_switch_as_found():
 @needs_switch
 def test_a_processor_that_rounds_is_left_alone(monkeypatch):
     before = SWITCH.fp32_precision
-    monkeypatch.setattr(kernels, "_kept", [])
-    monkeypatch.setattr(kernels, "_error", lambda *sizes: 3e-3)  # bfloat16's
+    monkeypatch.setattr(float32_products, "_kept", [])
+    monkeypatch.setattr(float32_products, "_error", lambda *sizes: 3e-3)  # bfloat16's
     with fast_float32():
         assert SWITCH.fp32_precision == before
-    assert kernels._kept == [False]
+    assert float32_products._kept == [False]
 
 
 def test_a_pytorch_without_the_switch_multiplies_as_before(monkeypatch):
-    monkeypatch.setattr(kernels, "_switch", lambda: None)
+    monkeypatch.setattr(float32_products, "_switch", lambda: None)
     with fast_float32():
         assert float((torch.ones(2, 3) @ torch.ones(3, 2)).sum()) == 12
 
@@ -103,7 +103,7 @@ def test_a_fresh_process_with_many_threads_ends_as_it_began():
     """The first use measures the processor; nobody may take what it sets for what was found."""
     script = """
 import threading, torch
-from upweight.kernels import fast_float32
+from upweight.float32_products import fast_float32
 switch, barrier = getattr(torch.backends.mkldnn, "matmul", None), threading.Barrier(6)
 def work():
     barrier.wait()

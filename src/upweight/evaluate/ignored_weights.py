@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 
 from upweight.errors import ConfigError
 from upweight.evaluate.states import State
+from upweight.store.fingerprints import digest_bytes
 
 FAR = 0.5
 """Share of the weight in which two weightings must differ before equal parameters prove that nobody looked at them; a single
 point without a gradient may leave without a trace."""
 
 
-class Heed:
+class IgnoredWeights:
     """Parameters as they come in, compared by their bytes."""
 
     def __init__(self) -> None:
@@ -50,8 +49,5 @@ class Heed:
 
 
 def _digest(state: State) -> str:
-    found = hashlib.sha256()
-    for name, value in sorted(state.items()):
-        if value.is_floating_point():
-            found.update(name.encode() + value.double().contiguous().numpy().tobytes())
-    return found.hexdigest()
+    named = [(name, value) for name, value in sorted(state.items()) if value.is_floating_point()]
+    return digest_bytes(name.encode() + value.double().contiguous().numpy().tobytes() for name, value in named)
