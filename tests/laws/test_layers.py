@@ -367,14 +367,15 @@ def test_jacobians_that_torch_vectorises_wrongly_are_taken_one_by_one():
                 torch.testing.assert_close(row, truth, atol=1e-10, rtol=1e-8)
 
 
-def test_a_subclass_that_computes_something_else_is_not_believed():
+@pytest.mark.parametrize("width", [4, 21])  # 21 inputs can be read as 3 or 7 examples
+def test_a_subclass_that_computes_something_else_is_not_believed(width):
     class Doubled(nn.Linear):
         def forward(self, x):
             return 2 * super().forward(x) + self.weight.sum()
 
     torch.manual_seed(0)
-    model = nn.Sequential(Doubled(4, 5), nn.Tanh(), nn.Linear(5, CLASSES)).double().eval()
-    objective = adapt_module(model, (vectors(4), torch.arange(N) % CLASSES), Form("cross_entropy")).objective
+    model = nn.Sequential(Doubled(width, width), nn.Tanh(), nn.Linear(width, CLASSES)).double().eval()
+    objective = adapt_module(model, (vectors(width), torch.arange(N) % CLASSES), Form("cross_entropy")).objective
     engine = engine_for(objective)
     assert engine.coverage["0.weight"] == "vmap" and engine.coverage["2.weight"] == "Linear"
     truth = plain_rows(VmapEngine(objective), range(N))
