@@ -162,15 +162,14 @@ def _in_basis(tile: tuple[LayerJacobian, ...], basis: Basis, inverse: BlockDiago
     chosen = basis.chosen or (None,) * len(basis.projection.parts)
     for (at, piece), places in zip(basis.projection.parts, chosen, strict=True):
         layer, block = found[at.places], blocks[at.places]
-        values = _values_at(block, piece, places)
-        if isinstance(piece, Hashed):
-            piece, factor = piece.opposite(1.0 if values is None else values), 1.0
-        else:
-            factor = values
-        if factor is not None and values is not None:
-            yield compressed_layer(layer, piece).flatten(0, 1) * factor
-        else:
+        known = _values_at(block, piece, places)
+        if isinstance(piece, Hashed):  # f goes into the sketch
+            piece = piece.opposite(1.0 if known is None else known)
+        if known is None:
             yield torch.cat([piece.after(block.after(rows)).to(rows) for rows in _written_parts(layer)])
+        else:
+            rows = compressed_layer(layer, piece).flatten(0, 1)
+            yield rows if isinstance(piece, Hashed) else rows * known
 
 
 def _values_at(block: LinearOperator, piece: Projection, chosen: Tensor | None) -> Tensor | float | None:
