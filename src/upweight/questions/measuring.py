@@ -12,11 +12,25 @@ import torch
 from upweight._typing import Float, Tensor
 from upweight.errors import ConfigError, ShapeError
 from upweight.fitted import Fitted
-from upweight.objective import Measure, SetMeasure, read_measure
+from upweight.gradients import NetworkEngine
+from upweight.objective import Examples, Measure, SetMeasure, read_measure
 from upweight.tiles import Jacobian
 from upweight.tiles.layer_jacobians import LayerJacobian
 
 AGGREGATES = (None, "mean", "sum", "set")
+
+
+@dataclass(frozen=True)
+class Again:
+    """The Jacobians of more queries than may be held: captured anew, tile by tile, each time they are walked over."""
+
+    fitted: Fitted
+    examples: Examples
+
+    def __iter__(self) -> Iterator[Jacobian]:
+        engine = self.fitted.engine
+        for where, batch in engine.batches(self.examples):
+            yield engine.linearised(batch, self.examples.ids[where])[2]
 
 
 @dataclass(frozen=True)
@@ -26,7 +40,7 @@ class Measurement:
     measure: Measure | SetMeasure
     outputs: Float[Tensor, "m o"]
     targets: Tensor
-    jacobians: list[Jacobian]
+    jacobians: list[Jacobian] | Again
     query_ids: np.ndarray
     aggregate: str | None
 
@@ -72,11 +86,17 @@ class Measurement:
         slopes = self.measure.gradient(self.outputs, self.targets)  # (m, c, o)
         start, found = 0, []
         for jacobian in self.jacobians:
-            for_tile = slopes[start : start + len(jacobian)]
-            found.append(torch.stack([jacobian.vjp(for_tile[:, c]).dense() for c in range(slopes.shape[1])], 1))
+            of_tile = [jacobian.vjp(u) for u in slopes[start : start + len(jacobian)].unbind(1)]
             start += len(jacobian)
-        rows = torch.cat(found).double()  # (m, c, p)
-        return self._gathered(rows).flatten(0, 1)
+            if self.aggregate is None:
+                found.append(torch.stack([block.dense().double() for block in of_tile], 1))
+            else:  # no more than one row is ever held
+                ones = slopes.new_ones(len(jacobian), dtype=torch.float64)
+                added = torch.stack([block.sum(ones) for block in of_tile])
+                found = [added if not found else found[0].add_(added)]
+        if self.aggregate is None:
+            return torch.cat(found).flatten(0, 1)
+        return found[0] / start if self.aggregate == "mean" else found[0]
 
     def layers(self) -> list[tuple[LayerJacobian, ...]]:
         """T tile by tile and layer by layer, one row a query and component: for measurements of each query."""
@@ -162,12 +182,14 @@ def measurement(fitted: Fitted, query: Any, measure: str | Callable[..., Tensor]
     if query is None:
         raise ConfigError("query=None. Expected queries in the form of the training data, e.g. query=(X_test, y_test).")
     examples = fitted.adapted.codec.read(query, "query")
-    engine = fitted.engine
-    parts, jacobians = [], []
+    engine, parts = fitted.engine, []
+    again = Again(fitted, examples) if _many(fitted, len(examples)) else None
+    jacobians: list[Jacobian] = []
     for where, batch in engine.batches(examples):
         outputs, targets, jacobian = engine.linearised(batch, examples.ids[where])
         parts.append((outputs, targets))
-        jacobians.append(jacobian)
+        if again is None:
+            jacobians.append(jacobian)
     outputs, targets = (torch.cat(column) for column in zip(*parts, strict=True))
     if targets.shape[-1:] == (0,) and measure not in ("prediction", "mean"):
         raise ShapeError(
@@ -187,4 +209,10 @@ def measurement(fitted: Fitted, query: Any, measure: str | Callable[..., Tensor]
         raise ConfigError(
             f"aggregate='set' found the per-query measure {measure!r}. Expected 'accuracy', 'auc' or a callable over the set; use 'mean' or 'sum'."
         )
-    return Measurement(read, outputs, targets, jacobians, examples.ids, aggregate)
+    return Measurement(read, outputs, targets, again or jacobians, examples.ids, aggregate)
+
+
+def _many(fitted: Fitted, count: int) -> bool:
+    """Whether what a network's layers hold of so many queries is more than queries may take."""
+    engine = fitted.engine
+    return isinstance(engine, NetworkEngine) and count * engine.example_bytes > fitted.objective.room.queries
