@@ -422,7 +422,7 @@ def test_bad_arguments_are_refused_in_words():
         hf.causal_lm(model, train, dampnig=1)
     with pytest.raises(InputError, match="repeat"):
         hf.causal_lm(model, train, ids=[1] * 6)
-    with pytest.raises(ShapeError, match="one each"):
+    with pytest.raises(ShapeError, match="one id for every sequence"):
         hf.causal_lm(model, train, ids=[1])
     study = hf.causal_lm(model, train, **EKFAC)
     with pytest.raises(ShapeError, match="pass length=15"):
