@@ -58,8 +58,8 @@ def read_seeds(seeds: Any) -> tuple[int, ...]:
     Raises:
         ConfigError: neither.
     """
-    if isinstance(seeds, int | np.integer) and not isinstance(seeds, bool):
-        return tuple(range(seeds))
+    if isinstance(seeds, int | np.integer):
+        return tuple(range(read_count(seeds, "seeds", None)))
     try:
         return tuple(read_count(seed, "seed", None) for seed in seeds)  # pyright: ignore
     except TypeError as reason:

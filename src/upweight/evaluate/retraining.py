@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from upweight._typing import Float
 from upweight.errors import ConfigError, ShapeError
-from upweight.evaluate.arguments import read_numbers, read_seeds
+from upweight.evaluate.arguments import read_count, read_numbers, read_seeds
 from upweight.evaluate.execution import ROADS, Task, check_module, one_by_one, together, trained
 from upweight.evaluate.fingerprint import fingerprint
 from upweight.evaluate.finished import Finished, finished_in
@@ -195,8 +195,8 @@ class Retraining:
 
 def _tasks(weights: Any, seeds: int | Sequence[int]) -> list[Task]:
     rows: Float[np.ndarray, "r n"] = np.array(read_numbers(weights, "weights"), ndmin=2)
-    one = isinstance(seeds, int | np.integer) and not isinstance(seeds, bool)
-    wanted = [int(seeds)] * len(rows) if one else list(read_seeds(seeds))  # pyright: ignore
+    one = isinstance(seeds, int | np.integer)
+    wanted = [read_count(seeds, "seed", None)] * len(rows) if one else list(read_seeds(seeds))
     if rows.ndim != 2 or len(wanted) != len(rows):
         raise ShapeError(
             f"found weights of shape {rows.shape} and {len(wanted)} seeds. Expected weights (r, n) and a seed for each row, or one for all."
