@@ -81,7 +81,8 @@ def test_an_unfinished_run_says_how_to_finish_it(table, tmp_path):
 
 def test_the_doctor_says_what_is_there():
     found = told("doctor")
-    assert found["core"]["torch"] and found["missing"] == [] and found["cores"] >= 1
+    assert found["core"]["torch"] and found["cores"] >= 1
+    assert set(found["missing"]) <= {"ray"}  # requirements/dev.lock has everything else
     words = upweight("doctor").stdout
     assert "scikit-learn" in words and "GiB memory" in words
 
