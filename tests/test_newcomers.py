@@ -54,6 +54,14 @@ def test_the_name_that_was_meant_is_offered(argument, wrong, meant):
         uw.Study(network(), (X, Y), loss="crossentropy")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "meant"), [("curvture", "curvature"), ("wieghts", "weights"), ("facter_share", "factor_share")]
+)
+def test_the_argument_that_was_meant_is_offered(wrong, meant):
+    with refused(errors.ConfigError, f"found the setting {wrong!r}", f"did you mean {meant!r}?"):
+        uw.Study(network(), (X, Y), loss="cross_entropy", **{wrong: 1})
+
+
 class Straight(torch.autograd.Function):
     """A straight-through step, in the old style that torch.func cannot read."""
 

@@ -51,7 +51,7 @@ def from_sklearn(
     """
     return Study.of(
         adapt_sklearn(fitted, (X, y), sample_weight, ids, smoothing),
-        read_settings(settings, StudySettings),
+        read_settings(settings, StudySettings, from_sklearn),
     )
 
 
@@ -89,5 +89,5 @@ def from_statsmodels(
     """
     return Study.of(
         adapt_statsmodels(results, Additions(penalty, bandwidth, ids)),
-        read_settings(settings, SolverSettings),
+        read_settings(settings, SolverSettings, from_statsmodels),
     )

@@ -38,19 +38,20 @@ class StudySettings(SolverSettings, total=False):
     strict: bool
 
 
-def read_settings(given: Mapping[str, object], known: type, **beside: Any) -> Settings:
+def read_settings(given: Mapping[str, object], known: type, function: Callable[..., Any], **beside: Any) -> Settings:
     """Settings from keyword arguments.
 
     Args:
         known: the TypedDict that lists what may be given.
+        function: what they were given to, for the message: its other arguments may have been meant.
         beside: settings the function has read itself.
 
     Raises:
         ConfigError: a setting that is not listed, or a value it cannot have.
     """
-    names = known.__annotations__
-    unknown = [name for name in given if name not in names]
+    unknown = [name for name in given if name not in known.__annotations__]
     if unknown:
+        names = [one.name for one in signature(function).parameters.values() if one.kind is Parameter.KEYWORD_ONLY]
         raise ConfigError(
             f"found the setting {unknown[0]!r}. Expected {names_like(unknown[0], names)}; uw.Study says what each is."
         )

@@ -173,7 +173,7 @@ def _read(settings: SequenceSettings) -> tuple[SequenceForm, Settings]:
     """How the model is read, and how its curvature is formed and inverted."""
     own = {field.name for field in fields(SequenceForm)}
     form = SequenceForm(**{name: value for name, value in settings.items() if name in own})  # pyright: ignore
-    return form, read_settings(settings, SequenceSettings)
+    return form, read_settings(settings, SequenceSettings, causal_lm)
 
 
 __all__ = [

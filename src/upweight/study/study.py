@@ -100,7 +100,7 @@ class Study(ChangeQuestions, InferenceQuestions):
         ranks: Fold | None = None,
         **settings: Unpack[StudySettings],
     ) -> None:
-        found = read_settings(settings, StudySettings, precision=precision)
+        found = read_settings(settings, StudySettings, Study, precision=precision)
         form = Form(loss, forward, parameters, weights, penalty, batch_size, device, precision, ranks)
         self.fitted = prepare(adapt_module(model, data, form, ids), found)
 
