@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "examples" / "paper"
 EXPERIMENTS = sorted(path.stem for path in FOLDER.glob("a*_*.py"))
-SLOW = {"a4_unconverged_network", "a5_appendix_b", "a11_wrong_labels"}
+SLOW = {"a4_unconverged_network", "a4_unconverged_slope", "a5_appendix_b", "a11_wrong_labels"}
 LESS = {
     "a8_two_models": {"other class among the 50 most helpful, RBF-SVM": (0, 20)},  # digits, not shoes
     "a10_groups": {"Spearman, order='first'": (0.8, 1)},  # fifteen groups
