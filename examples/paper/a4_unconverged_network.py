@@ -11,7 +11,7 @@ from network import DAMPING, DECAY, SIZES, unconverged
 import upweight as uw
 from upweight.evaluate import Refits, Retraining, loo_agreement
 
-RUNS = {"small": (10, 400, "hessian"), "full": (20, 550, "ggn")}
+RUNS = {"small": (10, 400, "hessian"), "full": (10, 330, "ggn")}
 """Points left out, steps each retraining goes on for, and the curvature."""
 
 

@@ -89,9 +89,9 @@ def run(size: str, folder: Path) -> Result:
         agree(result, f"∇L of the query times how far the parameters really went, {at:,} steps of {name}", one.moved[k] @ near.vectors @ near.query, one.changes[k])  # fmt: skip
         result.add(f"mean distance between parameters with and without a point, {at:,} steps of {name}", np.linalg.norm(one.moved[k], axis=1).mean())  # fmt: skip
         result.add(f"distance of the control from where training stopped, {at:,} steps of {name}", np.linalg.norm(one.control[k]))  # fmt: skip
-    result.figure, panels = plt.subplots(1, 2, figsize=(8.5, 3.6))
+    result.figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     scatter(panels[0], told[usual][top], adam.changes[place], f"{usual}; {at:,} steps of Adam")
-    scatter(panels[1], own, went, f"Hessian, filter of {at:,} steps; {at:,} steps of descent")
+    scatter(panels[1], quadratic_changes, went, f"descent on the quadratic; {at:,} steps of descent")
     result.why = WHY
     return result
 
