@@ -48,7 +48,7 @@ def run(size: str, folder: Path) -> Result:
         "where it takes 30,000, and digits pooled to 14 × 14 pixels, which leaves the number of parameters as it is. The curvature at full size is the Gauss-Newton "
         "matrix, which has no negative eigenvalues; the exact Hessian would be 2,616 double backward passes over the data. Every retraining "
         "reads the same batches in the same order as a control that keeps all points, and what is plotted is the difference."
-        " What its slope depends on is the next section, on the small network."
+        " On the small network the slope was far above 1; what it depends on there is the next section."
     )
     return result
 
