@@ -119,8 +119,8 @@ def main(name: str, models: int) -> None:
     kept.put("tracin", "0", partial(by_checkpoints, uw.methods.tracin, problem))
     kept.put("source", "0", partial(by_checkpoints, uw.methods.source, problem))
     put_tuned(kept, problem, models)
-    put_gauss_newton(kept, problem, models)
     put_trak(kept, problem, models)
+    put_gauss_newton(kept, problem, models)
 
 
 def put_tuned(kept: Kept, problem: Problem, models: int) -> None:

@@ -199,6 +199,9 @@ def main(name: str, models: int) -> None:
         for k in range(min(models, 3)):
             equal = partial(pydvl_ekfac, problem, k, update_diagonal=True, hessian_regularization=λ)
             kept.put("pydvl-ekfac-λ", str(k), equal)
+    if classes:
+        for count in (1, 3):
+            kept.put("traker", "0" if count == 1 else f"0-{count - 1}", partial(trak, problem, count, 512))
     for kind in ("ArnoldiInfluence", "NystroemSketchInfluence"):
         short = f"pydvl-{kind.removesuffix('Influence').lower()}"
         rank = {"rank": 10}  # ArnoldiInfluence's default; the other has none
@@ -210,9 +213,6 @@ def main(name: str, models: int) -> None:
         kept.put("dattri-ekfac-corrected-λ", str(k), corrected)
     kept.put("dattri-arnoldi", "0", partial(dattri, problem, 0, "IFAttributorArnoldi"))
     kept.put("dattri-tracin", "0", partial(dattri_tracin, problem))
-    if classes:
-        for count in (1, 3):
-            kept.put("traker", "0" if count == 1 else f"0-{count - 1}", partial(trak, problem, count, 512))
     put_dattri_cg(kept, problem)
 
 
