@@ -17,6 +17,9 @@ from upweight.store.shards import Shard
 BLOCK_BYTES = 2**22
 """A block of rows once it is in float32: large enough for an efficient product, small enough to stay in cache."""
 
+LEAST_ROWS = 128
+"""Rows of a block; where they are too long for the cache together, a product goes through their columns in turn."""
+
 
 ROWWISE = ("rows", "scale", "tail", "rounded", "own")
 """Arrays of a shard that have one entry a row."""
@@ -69,17 +72,25 @@ class Held:
 
     def scores(self, sought: Sought) -> Iterator[tuple[Int[Tensor, "b"], Float[Tensor, "m b"], Float[Tensor, "m b"]]]:
         """Row numbers, effects and how far each may be off, block by block in the order of the rows; 0 without bounds."""
-        wide = torch.empty(
-            self._block, sought.rows.shape[1], dtype=sought.rows.dtype
-        )  # one for all: memory anew is paged in anew
+        wide = sought.rows.new_empty(max(BLOCK_BYTES // 4, 8 * self._block))  # memory anew would be paged in anew
         for rows, arrays in self._blocks():
-            held = wide[: len(rows)].copy_(self.rounding.numbers(arrays["rows"]))
-            products = sought.rows @ held.T  # (m, b)
+            products = self._products(sought.rows, arrays["rows"], wide)
             if self.rounding.scaled:
                 products *= torch.from_numpy(arrays["scale"]).to(products.dtype)
             weights = self.weights[int(rows[0]) : int(rows[-1]) + 1]
             effects = (products.double() + sought.constant[:, None]) * weights
             yield rows, effects, weights * self._radius(sought, arrays, products)
+
+    def _products(self, queries: Float[Tensor, "m r"], stored: np.ndarray, wide: Tensor) -> Float[Tensor, "m b"]:
+        """⟨x, what is stored⟩, as many columns at a time as fit into the buffer."""
+        b, r = len(stored), queries.shape[1]
+        size = max(8, len(wide) // self._block // 8 * 8)
+        total = queries.new_zeros(len(queries), b)
+        for start in range(0, r, size):
+            stop = min(start + size, r)
+            held = wide[: b * (stop - start)].view(b, -1).copy_(self.rounding.numbers(stored, start, stop))
+            total.addmm_(queries[:, start:stop], held.T)
+        return total
 
     def _radius(self, sought: Sought, arrays: dict[str, np.ndarray], products: Tensor) -> Tensor:
         """|x̂·gᵢ − what was computed| + ‖r‖·‖gᵢ‖ in H⁻¹; infinite where nothing was recorded."""
@@ -97,7 +108,7 @@ class Held:
 
     @property
     def _block(self) -> int:
-        return chunk(max(1, len(self.rounding.typical)), 4, BLOCK_BYTES)
+        return max(LEAST_ROWS, chunk(max(1, len(self.rounding.typical)), 4, BLOCK_BYTES))
 
     def _blocks(self) -> Iterator[tuple[Int[Tensor, "b"], dict[str, np.ndarray]]]:
         size = self._block

@@ -73,11 +73,13 @@ class Rounding:
         rows = rows * torch.from_numpy(arrays["scale"].astype(np.float64))[:, None]
         return _mixed(rows) if self.dtype == "bit" else rows * self.typical.double()
 
-    def numbers(self, stored: np.ndarray) -> Tensor:
-        """What is stored as numbers, (b, r), signs as ±1, in whatever type they have."""
+    def numbers(self, stored: np.ndarray, start: int = 0, stop: int | None = None) -> Tensor:
+        """What is stored as numbers, (b, r) or some columns, signs as ±1, in whatever type they have; ``start`` is a multiple of 8."""
+        stop = len(self.typical) if stop is None else stop
         if self.dtype != "bit":
-            return torch.from_numpy(stored)
-        return torch.from_numpy(np.unpackbits(stored, axis=1, count=len(self.typical))).to(torch.int8).mul_(2).sub_(1)
+            return torch.from_numpy(stored[:, start:stop])
+        bits = np.unpackbits(stored[:, start // 8 : -(-stop // 8)], axis=1, count=stop - start)
+        return torch.from_numpy(bits).to(torch.int8).mul_(2).sub_(1)
 
     def folded(self, rows: Float[Tensor, "m r"]) -> Float[Tensor, "m r"]:
         """The queries' side with s or M taken in, in the type that products are summed in."""
