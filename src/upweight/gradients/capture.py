@@ -91,13 +91,8 @@ class Captured:
         """Gradients of Σ slopes·outputs with respect to the output of every call of every site."""
         edges = [call.edge for _, calls in self.calls for call in calls]
         shapes = [call.shape for _, calls in self.calls for call in calls]
-        found = torch.autograd.grad(
-            self.outputs,
-            edges,
-            slopes.view_as(self.outputs).to(self.outputs.dtype),
-            retain_graph=again,
-            allow_unused=True,
-        )
+        along = torch.dot(self.outputs.reshape(-1), slopes.reshape(-1).to(self.outputs.dtype))
+        found = torch.autograd.grad(along, edges, retain_graph=again, allow_unused=True)  # slopes= would import sympy
         flat = iter(
             self.outputs.new_zeros(shape) if g is None else g.to(self.outputs.dtype)
             for g, shape in zip(found, shapes, strict=True)
