@@ -132,9 +132,9 @@ def main() -> None:
 
     study = timed("study", lambda: uw.huggingface.from_trainer(trainer, curvature="ekfac", factor_share=SHARE))
     timed("factors", lambda: study.fitted.blocked.inverse)
-    own = timed("self-influence", study.self_influence)
+    suspects = timed("self-influence", lambda: study.mislabeled(TRAIN)).set_index("train").reindex(range(TRAIN))
     mean = timed("effect on the test loss", lambda: study.drop(test, aggregate="mean", order="first").values[0])
-    losses = study.mislabeled(TRAIN).set_index("train")["loss"].reindex(range(TRAIN)).to_numpy()
+    own, losses = (suspects[name].to_numpy() for name in ("self_influence", "loss"))
     scores = {"self-influence": own, "harm to 1,000 test reviews": -mean, "training loss": losses}
     found = {name: uw.evaluate.mislabel_detection(values, wrong) for name, values in scores.items()}
     record = {
