@@ -133,7 +133,7 @@ def _reviews(known: dict[str, Any]) -> list[str]:
     phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in one["seconds"].items())
     return [
         f"**MiniLM** (22.7M parameters, {one['parameters']:,} tracked), fine-tuned on 4,000 food reviews of which {one['wrong']} have the wrong label; {one['accuracy on test']:.1%} of 1,000 others are right. "
-        f"{phases}; at most {one['peak_mb']:,.0f} MB. Recording order, rates and four checkpoints took {share['hooks']:.2%} of the run, and a thread that writes another {share['thread']:.2%} beside it.",
+        f"{phases}; at most {one['peak_mb']:,.0f} MB. Recording order, rates and four checkpoints took {share['hooks']:.2%} of the run, and a thread that writes another {share['thread']:.2%} beside it.{one.get('note', '')}",
         "\n".join(lines),
     ]
 
