@@ -62,7 +62,7 @@ def sampled(fitted: Fitted, count: int, odd: bool = False) -> Chosen:
     return Chosen(fitted.objective.examples, places[1::2] if odd and len(places) > 1 else places[::2])
 
 
-def few(width: int, most: int) -> int:
+def points_held(width: int, most: int) -> int:
     """Points whose compressed rows may be held together in float64."""
     return max(INDEX_QUERIES, min(most, HELD_BYTES // (8 * width)))
 
@@ -75,7 +75,7 @@ def measure_accuracy(fitted: Fitted, basis: Basis, rounding: Rounding, tile: int
     theta = fitted.objective.theta
     copies = 1 if fitted.settings.memory is None else 4  # while they are solved for
     whole = not fitted.structured or copies * INDEX_QUERIES * len(theta) * theta.element_size() <= held_bytes(fitted)
-    points = sampled(fitted, few(basis.width, INDEX_EXAMPLES) if whole else _few(fitted))
+    points = sampled(fitted, points_held(basis.width, INDEX_EXAMPLES) if whole else _few(fitted))
     solved, kept, stored, exact = solve(fitted, measured) if whole else None, [], [], []
     for _, layers, _ in gradients(fitted, points, tile):
         rows = compressed(layers, basis.projection)[:, 0]

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from upweight.errors import ConfigError, StoreError
 from upweight.fitted import Fitted
-from upweight.index.accuracy import few, measure_accuracy, sampled
+from upweight.index.accuracy import measure_accuracy, points_held, sampled
 from upweight.index.basis import Basis, choose
 from upweight.index.contents import beside, encoded_names
 from upweight.index.fingerprints import code_fingerprints, fingerprints
@@ -99,7 +99,7 @@ def _begin(
     """Choose the basis, measure what it loses, and write the manifest, last."""
     tile = fitted.engine.tile
     basis = choose(fitted, wanted, layouts_of(fitted)) if basis is None else basis
-    sample = gradients(fitted, sampled(fitted, few(basis.width, SAMPLE)), tile)
+    sample = gradients(fitted, sampled(fitted, points_held(basis.width, SAMPLE)), tile)
     rows = torch.cat([compressed(layers, basis.projection)[:, 0] for _, layers, _ in sample])
     rounding = Rounding.of(wanted.dtype, rows)
     saved = Saved.of(fitted, basis, rounding)

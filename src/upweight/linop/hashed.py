@@ -17,7 +17,6 @@ from upweight.linop.projection import Projection
 class Hashed(Projection):
     """V ↦ (VQ ∘ W) S: coordinate j of the eigenbasis Q, times W_j and a random sign, is added to number j mod r.
 
-
     E[SSᵀ] = I, so the inner product of two hashed rows u, v is uᵀQW²Qᵀv on average, off by a standard deviation of about
     ‖u‖‖v‖/√r in that metric. All of θ takes part, where a truncation keeps a few coordinates of it.
 
