@@ -1103,6 +1103,18 @@ MUTANTS = [
         "sorted(values)",
     ),
     Mutant(
+        "EK-FAC: inputs kept for self-influence are handed to other batches",
+        "curvature/ekfac.py",
+        "squares.append(found)",
+        "squares.insert(0, found)",
+    ),
+    Mutant(
+        "EK-FAC: inputs of some examples are kept as if they were all",
+        "curvature/ekfac.py",
+        "kept is not None and factor_share == 1",
+        "kept is not None",
+    ),
+    Mutant(
         "ranks: a rank without examples counts the first one",
         "curvature/factors.py",
         "torch.zeros_like(self.weights)",

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 TILE_BYTES = 2**24
 """A tile's working set: large enough for efficient products, small beside any budget."""
 
-BATCH_BYTES, BATCH_EXAMPLES = 6 * TILE_BYTES, 4096
+BATCH_BYTES, BATCH_EXAMPLES = 24 * TILE_BYTES, 4096
 """What a network's layers hold of a batch at the most, and its examples."""
+
+TENSOR_BYTES = 2 * TILE_BYTES
+"""The largest tensor of a batch: beyond it glibc takes every tensor anew from the system, which costs more than a batch gains."""
 
 SHARD_BYTES = 2**26
 """A shard of an index: a unit of work, of resuming and of checksums."""
@@ -83,6 +86,11 @@ WOODBURY_SHARE = 4
 def chunk(numbers: int, item: int, budget: int = TILE_BYTES) -> int:
     """Examples handled at a time when each needs this many numbers of working memory."""
     return max(1, budget // max(1, numbers * item))
+
+
+def batch_examples(held: int, largest: int, budget: int) -> int:
+    """Examples captured at a time when each holds this many bytes, so many of them in one tensor."""
+    return min(BATCH_EXAMPLES, max(1, min(budget // max(1, held), TENSOR_BYTES // max(1, largest))))
 
 
 def dense_bytes(p: int) -> int:

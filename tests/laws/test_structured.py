@@ -214,6 +214,23 @@ def test_self_influence_and_leverage_are_their_quadratic_forms(name, curvature):
     np.testing.assert_allclose(study.leverage(), levers, rtol=1e-8)
 
 
+@pytest.mark.parametrize("batch_size", [1, 4, N])
+@pytest.mark.parametrize("name", ["linear", "conv2d", "embedding", "tied"])
+def test_self_influence_is_the_same_from_inputs_kept_by_the_fit_and_from_inputs_turned_anew(name, batch_size):
+    study, _ = study_of(name, "ekfac", batch_size=batch_size)
+    kept, blocked = study.self_influence(), study.fitted.blocked
+    assert len(blocked.squares) == -(-N // batch_size)
+    assert blocked.squares[0] or name == "tied"
+    blocked.squares.clear()
+    np.testing.assert_array_equal(study.self_influence(), kept)
+
+
+def test_inputs_of_part_of_the_training_set_are_not_kept():
+    study, _ = study_of("linear", "ekfac", factor_share=0.5)
+    study.self_influence()
+    assert not study.fitted.blocked.squares
+
+
 @pytest.mark.parametrize("name", ["linear", "conv2d", "layer norm"])
 @pytest.mark.parametrize("measure", ["loss", "margin"])
 def test_the_corrected_drop_is_the_k_by_k_solve_written_out(name, measure):

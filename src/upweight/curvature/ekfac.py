@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from upweight._typing import Tensor
+from upweight._typing import Float, Tensor
 from upweight.curvature.factors import (
     FlatSums,
     Key,
@@ -29,8 +29,17 @@ from upweight.objective import Objective
 from upweight.router import chunk
 from upweight.tiles.layer_jacobians import FactoredJacobian, turned_gradients
 
+SquaredInputs = list[dict[Key, Float[Tensor, "b i"]]]
+"""For every batch of the training set the squared inputs in the eigenbasis, of layers used once an example."""
 
-def ekfac(source: Objective | Engine, fisher: str = "auto", seed: int = 0, factor_share: float = 1.0) -> BlockDiagonal:
+
+def ekfac(
+    source: Objective | Engine,
+    fisher: str = "auto",
+    seed: int = 0,
+    factor_share: float = 1.0,
+    squares: SquaredInputs | None = None,
+) -> BlockDiagonal:
     """The EK-FAC approximation of the Fisher, one block a layer, with the penalty.
 
         F_layer ≈ (Q_B ⊗ Q_A) diag(Λ) (Q_B ⊗ Q_A)ᵀ,   Λ_oi = E[(Q_Bᵀ G Q_A)_oi²],  G = Σ_s g aᵀ
@@ -41,6 +50,9 @@ def ekfac(source: Objective | Engine, fisher: str = "auto", seed: int = 0, facto
         The best diagonal in that basis; off-diagonal terms and couplings between layers are dropped. For layers used
         once an example n(i² + o²) for the basis and n·(i² + o² + i·o) for Λ, as matrix products; s·i·o an example more where
         positions share them. One walk where all layers' inputs and gradients fit into a gigabyte, else two.
+
+    Args:
+        squares: where one walk does, filled with what it had of every batch: self-influence needs it again.
     """
     walk = Walk.of(source, fisher, seed, factor_share)
     again = walk.fisher not in ("exact", "empirical")  # these have no chance in them: one draw serves both
@@ -62,14 +74,17 @@ def ekfac(source: Objective | Engine, fisher: str = "auto", seed: int = 0, facto
     values = {key: torch.zeros_like(basis.values) for key, basis in bases.items()}
     with walk.fold.phase("eigenvalues"):
         for rows in kept if kept is not None else (drawn(1) for drawn in walk.batches()):
-            _add_squares(rows, bases, values)
+            found = _add_squares(rows, bases, values)
+            if squares is not None and kept is not None and factor_share == 1:
+                squares.append(found)
     walk.fold.sum("eigenvalues", [values[key] for key in sorted(values)])
     return with_penalty(_blocks(sums, bases, values, walk.objective), walk.objective)
 
 
 @fast_float32()
-def _add_squares(rows: LabelRows, bases: dict[Key, KroneckerEigen], values: dict[Key, Tensor]) -> None:
-    """Λ += Σ w (Q_Bᵀ G Q_A)², over labels as well."""
+def _add_squares(rows: LabelRows, bases: dict[Key, KroneckerEigen], values: dict[Key, Tensor]) -> dict[Key, Tensor]:
+    """Λ += Σ w (Q_Bᵀ G Q_A)², over labels as well; the (Q_Aᵀ a)² that went into it."""
+    found: dict[Key, Tensor] = {}
     for layer in rows.layers:
         key = layer.layout.places
         if not isinstance(layer, FactoredJacobian):
@@ -77,13 +92,15 @@ def _add_squares(rows: LabelRows, bases: dict[Key, KroneckerEigen], values: dict
         if layer.inputs.shape[1] == 1:
             a, g = layer.inputs.squeeze(1) @ bases[key].right, layer.slopes.squeeze(2) @ bases[key].left
             squares = torch.einsum("bko,b->bo", g.square(), rows.weights)
-            values[key] += squares.T @ a.square()
+            found[key] = a.square()
+            values[key] += squares.T @ found[key]
         else:
             k, s, o, i = *layer.slopes.shape[1:], layer.inputs.shape[2]
             size = chunk(2 * k * o * i + s * (i + k * o), layer.inputs.element_size())
             slopes, scale = weighted(layer.slopes, rows.weights)
             for part in replace(layer, slopes=slopes).split(size):
                 values[key].add_(turned_gradients(part, bases[key]).square_().sum((0, 1)), alpha=scale)
+    return found
 
 
 def _blocks(

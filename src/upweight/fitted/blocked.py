@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from upweight.curvature import Relative, damped, mean_eigenvalue
+from upweight.curvature import Relative, damped, ekfac, mean_eigenvalue
+from upweight.curvature.ekfac import SquaredInputs
 from upweight.curvature.fisher import read_fisher
 from upweight.errors import BudgetError, ConfigError, listing
 from upweight.fitted.settings import STRUCTURED, Settings
@@ -35,12 +36,14 @@ class Blocked:
     Attributes:
         kind: its name; 'ekfac' stands in for an exact curvature where only its spectrum is wanted.
         known: the blocks, where they were formed before.
+        squares: inputs in the eigenbasis of every batch, where forming EK-FAC had them in memory; else empty.
     """
 
     engine: Engine
     settings: Settings
     kind: str
     known: BlockDiagonal | None = field(default=None, repr=False)
+    squares: SquaredInputs = field(default_factory=list, repr=False)
 
     @cached_property
     def curvature(self) -> BlockDiagonal:
@@ -49,6 +52,8 @@ class Blocked:
             return self.known
         asked = self.settings
         self._require_room()
+        if self.kind == "ekfac":
+            return ekfac(self.engine, asked.fisher, asked.seed, asked.factor_share, self.squares)
         return STRUCTURED[self.kind](self.engine, asked.fisher, asked.seed, asked.factor_share)
 
     @property

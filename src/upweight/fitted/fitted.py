@@ -281,17 +281,16 @@ class Fitted:
 
 
 def _within(engine: Engine, memory: int | float | str | None, labels: int) -> Engine:
-    """The engine with batches that keep within the memory given.
+    """The engine with batches that keep within the memory, every label of an example with slopes of its own.
 
     Raises:
-        BudgetError: not even one example fits.
+        BudgetError: not even one example fits into the memory given.
     """
-    if memory is None or not isinstance(engine, NetworkEngine):
+    if not isinstance(engine, NetworkEngine):
         return engine
-    memory = int(memory)
-    if engine.example_bytes > memory:
+    if memory is not None and engine.example_bytes > int(memory):
         raise BudgetError(
-            f"memory={memory:,} bytes: one example holds {engine.example_bytes:,} bytes in the tracked layers. Expected at least that; raise memory=, or track fewer layers with parameters=."
+            f"memory={int(memory):,} bytes: one example holds {engine.example_bytes:,} bytes in the tracked layers. Expected at least that; raise memory=, or track fewer layers with parameters=."
         )
     batch = engine.objective.room.batch_for(labels)
     return replace(engine, budget=max(engine.example_bytes, min(engine.budget, batch)))

@@ -120,8 +120,8 @@ def _confirmed(general: VmapEngine, sites: tuple[Site, ...], trials: list[Trial]
     names = {where.start: name for name, where in general.objective.space.slices().items()}
     rest = tuple(name for start, name in names.items() if start not in starts)
     widest = general.objective.examples.read(general.objective.examples.heaviest(CHECKED))
-    held = _held(capture(general, tuple(good), general.objective.moved(widest)))
-    return NetworkEngine(general, tuple(good), rest, max(starts.values()) > 1, held)
+    tensors = _tensors(capture(general, tuple(good), general.objective.moved(widest)))
+    return NetworkEngine(general, tuple(good), rest, max(starts.values()) > 1, sum(tensors), max(tensors))
 
 
 def _agreeing(
@@ -189,13 +189,14 @@ def _folded(general: VmapEngine, sites: list[Site], trials: list[Trial]) -> list
     return [replace(site, fold=int(next(iter(found[site.name]), 0))) for site in same]
 
 
-def _held(captured: Captured) -> int:
-    """Numbers an example holds: inputs and output gradients of every call, windows of convolutions included."""
-    total = 0
+def _tensors(captured: Captured) -> list[int]:
+    """Numbers of every tensor an example holds: inputs and output gradients of every call, windows of convolutions included."""
+    found = [1]
     for place, (site, calls) in enumerate(captured.calls):
-        total += sum(call.shape.numel() + call.inputs.numel() for call in calls) // captured.count
+        outputs = [call.shape.numel() // captured.count for call in calls]
+        found += outputs + [call.inputs.numel() // captured.count for call in calls]
         if isinstance(site.rule, Factored):
-            total += captured.inputs(place)[0].numel()
+            found.append(captured.inputs(place)[0].numel())
         if isinstance(site.rule, Indexed | Direct):
-            total += sum(call.shape.numel() for call in calls) // captured.count
-    return max(1, total)
+            found += outputs
+    return found

@@ -15,7 +15,7 @@ from upweight.gradients.engine import Engine
 from upweight.gradients.vmap import VmapEngine, absent
 from upweight.linop import LinearOperator
 from upweight.objective import Examples, Objective
-from upweight.router import BATCH_BYTES, BATCH_EXAMPLES
+from upweight.router import BATCH_BYTES, batch_examples
 from upweight.space import FlatLayout
 from upweight.tiles import Block, BlockSum, Jacobian, PlacedBlock
 from upweight.tiles.layer_jacobians import JacobianSum, LayerJacobian, PlacedJacobian, untied
@@ -29,7 +29,7 @@ class NetworkEngine(Engine):
         sites: the layers whose rules were confirmed.
         rest: names of parameters no rule covers.
         tied: some parameter belongs to several sites.
-        held: numbers an example holds while it is captured.
+        held, largest: numbers an example holds while it is captured, and those of its largest tensor.
         budget: bytes a batch may hold.
     """
 
@@ -38,6 +38,7 @@ class NetworkEngine(Engine):
     rest: tuple[str, ...]
     tied: bool
     held: int
+    largest: int
     budget: int = BATCH_BYTES
 
     @property
@@ -46,7 +47,8 @@ class NetworkEngine(Engine):
 
     @property
     def tile(self) -> int:
-        return self.objective.batch_size or min(BATCH_EXAMPLES, max(1, self.budget // self.example_bytes))
+        largest = self.largest * self.objective.theta.element_size()
+        return self.objective.batch_size or batch_examples(self.example_bytes, largest, self.budget)
 
     @property
     def example_bytes(self) -> int:

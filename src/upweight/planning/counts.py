@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from upweight.curvature.fisher import labels_of
 from upweight.planning.shapes import ModelShape
 from upweight.router import (
-    BATCH_EXAMPLES,
     EXPECTED_STEPS,
     INDEX_QUERIES,
     KEPT_BYTES,
@@ -32,6 +31,7 @@ from upweight.router import (
     USUAL_RANK,
     Room,
     approximates,
+    batch_examples,
     cost_low_rank,
     cost_separable,
     dense_bytes,
@@ -60,7 +60,7 @@ class Task:
     Attributes:
         points, queries: n and m.
         numbers, number_bytes: kept of a gradient by an index.
-        memory, bounded: bytes that may be taken, and whether they were given, so that batches keep within them.
+        memory, bounded: bytes that may be taken, and whether they were given, so that no pair is approximated for its own sample.
         fisher: as a study has it.
     """
 
@@ -280,9 +280,8 @@ def kept_bytes(shape: ModelShape, task: Task, k: int) -> float:
 
 def tile_size(shape: ModelShape, task: Task) -> int:
     """Examples of a batch."""
-    room = Room(task.memory)
-    budget = room.batch_for(task.labels(shape.outputs)) if task.bounded else room.batch
-    return min(BATCH_EXAMPLES, task.points, max(1, budget // max(1, shape.held * shape.item)))
+    budget = Room(task.memory).batch_for(task.labels(shape.outputs))
+    return min(task.points, batch_examples(shape.held * shape.item, shape.largest * shape.item, budget))
 
 
 def tile_bytes(shape: ModelShape, task: Task, labels: int = 1) -> float:

@@ -67,6 +67,11 @@ class ModelShape:
         """p."""
         return sum(layer.count * layer.width for layer in self.layers)
 
+    @property
+    def largest(self) -> int:
+        """Numbers of an example in the inputs or the outputs of one linear map."""
+        return max((s * max(i, o) for _, s, i, o in self.each()), default=0)
+
     def each(self) -> Iterable[tuple[int, int, int, int]]:
         """(count, s, i, o) of the linear maps."""
         return [(one.count, one.positions, one.inputs, one.outputs) for one in self.layers if one.factored]

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -213,14 +214,22 @@ def _own_of_blocks(fitted: Fitted, slopes: Callable[[Tensor, Tensor, slice], Ten
     blocks = {layout.places: block for layout, block in operator.parts}
     found = torch.zeros_like(fitted.weights)
     with fitted.objective.fold.phase("own terms"):
-        for where, batch in fitted.engine.own_batches():
+        for (where, batch), squares in zip(fitted.engine.own_batches(), _squares(fitted), strict=False):
             outputs, targets, jacobian = fitted.engine.linearised(batch, fitted.objective.examples.ids[where])
             layers = jacobian.pulled([slopes(outputs, targets, where)])
             with fast_float32():
-                own = [layer_sandwich(layer, blocks[layer.layout.places]).double() for layer in layers]
+                own = [
+                    layer_sandwich(layer, blocks[(at := layer.layout.places)], squares.get(at)).double()
+                    for layer in layers
+                ]
             found[where] = sum_of(own)[:, 0, 0]
     fitted.objective.fold.sum("own terms", [found])
     return _finite(fitted, found)
+
+
+def _squares(fitted: Fitted) -> Iterator[dict[Any, Tensor]]:
+    """For every batch the layers' inputs in the eigenbasis, squared, as far as they are still at hand."""
+    return chain(fitted.blocked.squares, repeat({}))
 
 
 def _ids(question: Question, places: np.ndarray) -> np.ndarray:

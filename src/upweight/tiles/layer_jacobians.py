@@ -176,12 +176,18 @@ def factored_block(inputs: Float[Tensor, "b s i"], outputs: Float[Tensor, "b s o
     return SharedBlock(inputs, outputs, layout)
 
 
-def layer_sandwich(layer: LayerJacobian, block: LinearOperator) -> Float[Tensor, "b o o"]:
-    """J A Jᵀ of one layer; in an eigenbasis a layer used once an example costs no more than its factors."""
+def layer_sandwich(
+    layer: LayerJacobian, block: LinearOperator, squares: Float[Tensor, "b i"] | None = None
+) -> Float[Tensor, "b o o"]:
+    """J A Jᵀ of one layer; in an eigenbasis a layer used once an example costs no more than its factors.
+
+    Args:
+        squares: of such a layer's inputs in the eigenbasis, where they are at hand.
+    """
     if isinstance(layer, FactoredJacobian) and isinstance(block, KroneckerEigen) and layer.inputs.shape[1] == 1:
-        squares = (layer.inputs[:, 0] @ block.right).square() @ block.values.T  # (b, o)
+        squares = (layer.inputs[:, 0] @ block.right).square() if squares is None else squares
         slopes = layer.slopes[:, :, 0] @ block.left  # (b, k, o)
-        return (slopes * squares.unsqueeze(1)) @ slopes.mT
+        return (slopes * (squares @ block.values.T).unsqueeze(1)) @ slopes.mT
     size = chunk(2 * layer.slopes.shape[1] * layer.layout.width, layer.slopes.element_size())
     if isinstance(layer, FactoredJacobian) and isinstance(block, KroneckerEigen):
         rows = [turned_gradients(part, block).flatten(2) for part in layer.split(size)]
