@@ -145,13 +145,12 @@ def put_tuned(kept: Kept, problem: Problem, models: int) -> None:
 
 
 def put_gauss_newton(kept: Kept, problem: Problem, models: int) -> None:
-    """The damped Gauss-Newton answer by block conjugate gradients: at its own default λ, and at the setting's."""
+    """The damped Gauss-Newton answer by block conjugate gradients: at its own default λ, at the setting's, and at larger ones."""
     dampings: dict[str, float | str] = {"ggn-λ": problem.damping, "ggn": "auto"}
-    if problem.stacks:  # where a solve is cheap, larger λ as well, with EK-FAC's answer beside
-        for times in (10, 100):
-            dampings[f"ggn-{times}λ"] = times * problem.damping
-            own = partial(influence, problem, 0, curvature="ekfac", damping=times * problem.damping)
-            kept.put(f"ekfac-{times}λ", "0", own)
+    for times in (10, 100):  # with EK-FAC's answer beside
+        dampings[f"ggn-{times}λ"] = times * problem.damping
+        own = partial(influence, problem, 0, curvature="ekfac", damping=times * problem.damping)
+        kept.put(f"ekfac-{times}λ", "0", own)
     for method, damping in dampings.items():
         for k in range(min(models, GAUSS_NEWTON if method in ("ggn", "ggn-λ") else 1)):
             kept.put(

@@ -11,11 +11,12 @@ from upweight.curvature.fisher import read_fisher
 from upweight.errors import BudgetError, ConfigError, listing
 from upweight.fitted.settings import STRUCTURED, Settings
 from upweight.gradients import Engine
-from upweight.linop import BlockDiagonal, Diagonal, Identity, LinearOperator, Scaled
+from upweight.linop import BlockDiagonal, Diagonal, Identity, Kronecker, LinearOperator, Scaled
 from upweight.planning.counts import Task, diagonal_factors, ekfac_factors, kfac_factors
 from upweight.planning.shapes import shape_of
 from upweight.router import Room
 from upweight.solve import Filter, Inverted, filtered, inverse
+from upweight.solve.inverse import eigen
 from upweight.space import Layout
 
 AUTO_DAMPING = Relative(0.1)
@@ -84,13 +85,19 @@ class Blocked:
     def inverse_at(self, chosen: float | Relative | Filter) -> Inverted:
         """The same with another damping; 0 on the blocks that are flat, which have nothing to measure λ in."""
         parts, flat = self.curvature.parts, self.flat
-        bent = BlockDiagonal(self.curvature.width, tuple(part for part in parts if part[0] not in flat))
+        bent = BlockDiagonal(self.curvature.width, tuple(part for part in self._decomposed if part[0] not in flat))
         found = filtered(bent, chosen) if isinstance(chosen, Filter) else inverse(damped(bent, chosen))
         assert isinstance(found, Inverted) and isinstance(found.operator, BlockDiagonal)
         answers = {at.places: block for at, block in found.operator.parts}
         whole = tuple((at, answers.get(at.places, Scaled(Identity(block.size), 0.0))) for at, block in parts)
         verdict = replace(found.verdict, method=self._words(), residual=None)
         return Inverted(BlockDiagonal(self.curvature.width, whole), verdict)
+
+    @cached_property
+    def _decomposed(self) -> tuple[tuple[Layout, LinearOperator], ...]:
+        """The blocks, Kronecker products in their eigenbasis, which serves every damping."""
+        parts = self.curvature.parts
+        return tuple((at, eigen(block) if isinstance(block, Kronecker) else block) for at, block in parts)
 
     @cached_property
     def flat(self) -> tuple[Layout, ...]:

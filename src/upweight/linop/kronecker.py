@@ -56,7 +56,14 @@ class KroneckerEigen(LinearOperator):
     def after(self, rows: Tensor) -> Tensor:
         o, i = self.values.shape
         moved = self.left.T @ _outputs_first(rows.to(self.values.dtype), o, i).flatten(1)  # (o, k·i)
-        turned = (moved.view(-1, i) @ self.right).view(o, -1, i) * self.values.unsqueeze(1)
+        return self._back((moved.view(-1, i) @ self.right).view(o, -1, i) * self.values.unsqueeze(1))
+
+    def after_turned(self, matrices: Float[Tensor, "k o i"]) -> Float[Tensor, "k q"]:
+        """The same for rows that are in the eigenbasis already: Λ, and out of it."""
+        return self._back(matrices.transpose(0, 1).mul(self.values.unsqueeze(1)).contiguous())
+
+    def _back(self, turned: Float[Tensor, "o k i"]) -> Float[Tensor, "k q"]:
+        o, i = self.values.shape
         back = (turned.view(-1, i) @ self.right.T).view(o, -1)
         return _rows_first((self.left @ back).view(o, -1, i))
 

@@ -7,7 +7,7 @@ forward pass of an example. Passes take no weight gradients: a backward pass is 
     second moments   n·s·(i² + k·o²)                              symmetric: half of two FLOPs a product
     eigenvectors     10·(i³ + o³)                                 LAPACK's divide and conquer, both factors
     Λ                n·[2s·(i² + k·o²) + 2·k·s·i·o], or the gradients formed first: 2·k·i·o·(s + i + o), the cheaper
-    queries          m·[2F + 2·(i² + o²)], or 4·i·o·(i + o)       into the eigenbasis; written out, and back, where s > 1
+    queries          m·[2F + 2·(i² + o²)], or Λ's + 2·i·o·(i + o) into the eigenbasis; and back, written out, where s > 1
     pairs            n·m·the cheapest rule of the router          a truncated one counts at its usual rank
 """
 
@@ -161,11 +161,13 @@ def scores(shape: ModelShape, task: Task, written: bool = False) -> Work:
     products = sum(count * pair_flops(s, i, o, m, exact) for count, s, i, o in shape.each()) * n
     sample = 0.0 if exact else float(min(m, PAIR_QUERIES) * min(n, sample_size(n, PAIR_EXAMPLES)))
     for count, s, i, o in shape.each():
-        truncated = s == 1 and not exact
-        turned = 2.0 * (i * i + o * o) if truncated else 4.0 * i * o * (i + o)
-        turned = 2.0 * s * i * o if written else turned  # a diagonal turns nothing
-        ranked = len(RANKED_FACTORS) * min(m, RANKED_QUERIES) if s > 1 else 0  # written out for it
-        products += count * turned * (m + ranked)
+        turned, back = rotation(s, i, o, 1), 2.0 * i * o * (i + o)
+        if s == 1 and not exact:
+            turned, back = 2.0 * (i * i + o * o), 0.0
+        if written:  # a diagonal turns nothing
+            turned, back = 2.0 * s * i * o, 0.0
+        ranked = min(m, RANKED_QUERIES) if s > 1 else 0  # turned once, and back for every damping
+        products += count * (m * (turned + back) + ranked * (turned + len(RANKED_FACTORS) * back))
         products += count * sample * 2 * i * o
     chunk = query_chunk(shape, task, written)
     walks = -(-m // chunk)

@@ -17,7 +17,7 @@ from upweight.questions.measuring import Measurement
 from upweight.router import RANKED_EXAMPLES, RANKED_FACTORS, RANKED_QUERIES
 from upweight.tiles import Block
 from upweight.tiles.blocks import FactoredBlock, LayerBlock
-from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, sum_of, written_rows
+from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, sum_of, turned_gradients, written_rows
 from upweight.tiles.pairs import parts_of
 from upweight.tiles.truncation import Places
 
@@ -35,7 +35,7 @@ def damping_words(fitted: Fitted, measured: Measurement | None, sample: Callable
         return f" ({rule})"
     layers = {layer.layout.places: layer for layer in next(measured.tiles())}
     parts = [part.first(RANKED_EXAMPLES) for part in parts_of(block)]
-    own, more, less = (_sampled(operator, layers, parts) for operator in _operators(fitted))
+    own, more, less = _sampled(_operators(fitted), layers, parts)
     return f" ({rule}; ranking at ten times / a tenth of it: Spearman {agreement(own, more):.2f} / {agreement(own, less):.2f})"
 
 
@@ -55,20 +55,27 @@ def _operators(fitted: Fitted) -> list[BlockDiagonal]:
 
 
 def _sampled(
-    operator: BlockDiagonal, layers: dict[Places, LayerJacobian], parts: list[LayerBlock]
-) -> Float[Tensor, "b m"]:
-    blocks = {at.places: block for at, block in operator.parts}
-    places = [part.layout.places for part in parts]
-    return sum_of([_scores(layers[at], part, blocks[at]).double() for at, part in zip(places, parts, strict=True)])
+    operators: list[BlockDiagonal], layers: dict[Places, LayerJacobian], parts: list[LayerBlock]
+) -> list[Float[Tensor, "b m"]]:
+    """Scores by each operator."""
+    blocks = [{at.places: block for at, block in operator.parts} for operator in operators]
+    found = []
+    for part in parts:
+        at = part.layout.places
+        found.append([scores.double() for scores in _scores(layers[at], part, [one[at] for one in blocks])])
+    return [sum_of(list(scores)) for scores in zip(*found, strict=True)]
 
 
-def _scores(layer: LayerJacobian, part: LayerBlock, block: LinearOperator) -> Float[Tensor, "b m"]:
-    """Scores of one layer; where it is used once an example, from its factors in the eigenbasis."""
+def _scores(layer: LayerJacobian, part: LayerBlock, blocks: list[LinearOperator]) -> list[Float[Tensor, "b m"]]:
+    """Scores of one layer by each block; blocks in one eigenbasis are met there, from factors where these suffice."""
     chosen = torch.arange(min(RANKED_QUERIES, len(layer)), device=layer.slopes.device)
     few = layer.select(chosen)
-    if isinstance(few, FactoredJacobian) and isinstance(part, FactoredBlock) and isinstance(block, KroneckerEigen):
-        g, a = few.slopes[:, :, 0].flatten(0, 1), few.inputs[:, 0].repeat_interleave(few.slopes.shape[1], 0)
-        rows = torch.einsum("mo,oi,mi->moi", g @ block.left, block.values, a @ block.right).flatten(1)
-        inside = FactoredBlock(part.inputs.to(a) @ block.right, part.outputs.to(g) @ block.left, part.layout)
-        return inside.own(rows[:RANKED_QUERIES])
-    return part.own(block.after(written_rows(few).flatten(0, 1)[:RANKED_QUERIES]))  # pyright: ignore
+    basis = blocks[0]
+    if not isinstance(few, FactoredJacobian) or not isinstance(basis, KroneckerEigen):
+        rows = written_rows(few).flatten(0, 1)[:RANKED_QUERIES]  # pyright: ignore
+        return [part.own(block.after(rows)) for block in blocks]
+    turned = turned_gradients(few, basis).flatten(0, 1)[:RANKED_QUERIES]
+    if isinstance(part, FactoredBlock):
+        part = FactoredBlock(part.inputs.to(turned) @ basis.right, part.outputs.to(turned) @ basis.left, part.layout)
+        return [part.own((turned * block.values).flatten(1)) for block in blocks]  # pyright: ignore
+    return [part.own(block.after_turned(turned)) for block in blocks]  # pyright: ignore

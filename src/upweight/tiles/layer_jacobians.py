@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -207,6 +207,15 @@ def turned_gradients(layer: FactoredJacobian, basis: KroneckerEigen) -> Float[Te
         inputs = a @ basis.right
         return stacked([(g @ basis.left).mT @ inputs for g in layer.slopes.unbind(1)])
     return stacked([basis.left.T @ ((g.mT @ a) @ basis.right) for g in layer.slopes.unbind(1)])
+
+
+def rows_after(layer: LayerJacobian, operator: LinearOperator) -> Float[Tensor, "x q"]:
+    """The rows of a layer, one an example and slope, after an operator; into an eigenbasis they come from their factors."""
+    if isinstance(layer, FactoredJacobian) and isinstance(operator, KroneckerEigen):
+        dtype = operator.values.dtype
+        own = replace(layer, inputs=layer.inputs.to(dtype), slopes=layer.slopes.to(dtype))
+        return operator.after_turned(turned_gradients(own, operator).flatten(0, 1))
+    return operator.after(written_rows(layer).flatten(0, 1))
 
 
 def stacked(parts: list[Tensor]) -> Float[Tensor, "b k ..."]:

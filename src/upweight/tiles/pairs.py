@@ -31,7 +31,7 @@ from upweight.tiles.blocks import (
     PlacedBlock,
     untied_blocks,
 )
-from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, written_rows
+from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, rows_after
 from upweight.tiles.truncation import Misses, Places, Truncation, factors_of, ranks_of, truncation_of
 
 
@@ -201,7 +201,7 @@ class _Sampled:
 
 
 def _written(mine: list[LayerJacobian], inverse: LinearOperator) -> Written:
-    return Written(inverse.after(torch.cat([written_rows(layer).flatten(0, 1) for layer in mine])))
+    return Written(torch.cat([rows_after(layer, inverse) for layer in mine]))
 
 
 def _ghost(mine: list[LayerJacobian], inverse: LinearOperator, force: str | None) -> Ghost | None:

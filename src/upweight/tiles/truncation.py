@@ -19,7 +19,7 @@ from upweight.linop import Identity, Kronecker, KroneckerEigen, LinearOperator, 
 from upweight.router import MOST_RANKS, TRUNCATION_ERROR, cost_low_rank, cost_separable, worth_low_rank
 from upweight.space import LinearLayout
 from upweight.tiles.blocks import FactoredBlock, LayerBlock, SharedBlock
-from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, factored_block, written_rows
+from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, factored_block, rows_after
 
 Places = tuple[tuple[int, int], ...]
 """Where a layer's parameters begin and end in θ."""
@@ -214,7 +214,7 @@ def _low_rank(
     m = sum(len(layer) * layer.slopes.shape[1] for layer in mine)
     if not forced and not worth_low_rank(s, i, o, m):
         return None
-    rows = inverse.after(torch.cat([written_rows(layer).flatten(0, 1) for layer in mine]))
+    rows = torch.cat([rows_after(layer, inverse) for layer in mine])
     left, singular, right = torch.linalg.svd(rows.view(m, o, i), full_matrices=False)
     ranks = min(MOST_RANKS, o, i)
     slopes = (left * singular.unsqueeze(1))[..., :ranks].permute(2, 0, 1)  # (r, m, o)
