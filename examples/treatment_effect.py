@@ -51,7 +51,7 @@ gone = list(found["sign"].ids)
 again = fit(men.drop(index=gone))
 print(f"statsmodels, refitted without those {len(gone)} men: ${again.params['treat']:,.0f} a year.")
 columns = ["treat", "educ", "black", "re75", "re78"]
-for words, frame in (("the fifteen", men.loc[gone]), ("everybody", men)):
+for words, frame in ((f"the {len(gone)} left out", men.loc[gone]), ("everybody", men)):
     print(f"\n{words}\n{frame[columns].describe().loc[['mean', 'min', 'max']].round(1).to_string()}")
 
 # %%

@@ -30,7 +30,7 @@ UpweightError
 
 UpweightWarning
 ├── NotStationaryWarning   the parameters are not at a minimum of the objective
-├── ApproximationWarning   an approximation was taken where an exact answer was refused
+├── ApproximationWarning   an answer is approximate where an exact one could be expected
 ├── SeparationWarning      classes that are separated, so that there are no finite parameters to study
 ├── ModeWarning            the model was in train mode and is scored in eval mode
 ├── UnitWarning            a number that looks as if it were in another unit
@@ -162,7 +162,7 @@ class NotStationaryWarning(UpweightWarning):
 
 
 class ApproximationWarning(UpweightWarning):
-    """An approximation was taken where the exact correction does not exist."""
+    """An answer is approximate where an exact one could be expected: another matrix stands in, a solver stopped short."""
 
 
 class SeparationWarning(UpweightWarning):

@@ -13,6 +13,7 @@ from upweight.errors import BudgetError
 from upweight.gradients import Engine
 from upweight.linop import BlockDiagonal, Dense, Diagonal, Identity, LinearOperator
 from upweight.objective import Objective
+from upweight.router import chunk
 from upweight.space import Layout
 from upweight.tiles.layer_jacobians import FactoredJacobian, LayerJacobian, written_rows
 
@@ -86,4 +87,10 @@ def _squares(layer: LayerJacobian, weights: Tensor) -> Tensor:
     if isinstance(layer, FactoredJacobian) and layer.inputs.shape[1] == 1:
         slopes = torch.einsum("bko,b->bo", layer.slopes.squeeze(2).square(), weights)
         return (slopes.T @ layer.inputs.squeeze(1).square()).flatten()
-    return torch.einsum("bkq,b->q", written_rows(layer).square(), weights)
+    if not isinstance(layer, FactoredJacobian):
+        return torch.einsum("bkq,b->q", written_rows(layer).square(), weights)
+    total = weights.new_zeros(layer.layout.width)
+    size = chunk(layer.slopes.shape[1] * layer.layout.width, layer.slopes.element_size())
+    for part, own in zip(layer.split(size), weights.split(size), strict=True):
+        total += torch.einsum("bkq,b->q", written_rows(part).square_(), own)
+    return total

@@ -1,4 +1,4 @@
-"""Σ rows rowsᵀ, weighted: symmetric, so that only blocks on and below the diagonal are multiplied."""
+"""rowsᵀrows, weighted: symmetric, so that only blocks on and below the diagonal are multiplied."""
 
 from __future__ import annotations
 

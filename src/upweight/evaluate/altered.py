@@ -39,13 +39,13 @@ class Altered:
 
 def dropped(fitted: Fitted, places: np.ndarray) -> list[Altered]:
     """One training set a point, without it."""
-    return [_without(fitted, np.asarray([place])) for place in places]
+    return [without_points(fitted, np.asarray([place])) for place in places]
 
 
 def without_groups(fitted: Fitted, groups: Any) -> tuple[np.ndarray, list[Altered]]:
     """Names of the groups, and a training set without each."""
     names, members = read_groups(fitted, groups)
-    return names, [_without(fitted, member) for member in members]
+    return names, [without_points(fitted, member) for member in members]
 
 
 def reweighted(fitted: Fitted, weights: Any) -> list[Altered]:
@@ -109,14 +109,15 @@ def with_added(fitted: Fitted, data: Any) -> tuple[np.ndarray, list[Altered]]:
     ]
 
 
-def _without(fitted: Fitted, places: np.ndarray) -> Altered:
+def without_points(fitted: Fitted, places: np.ndarray) -> Altered:
+    """The training set less these points."""
     weights = fitted.weights.clone()
     weights[torch.as_tensor(places)] = 0.0
     return Altered(weights)
 
 
 def _exchanged(fitted: Fitted, place: int | np.integer, likeness: Examples) -> Altered:
-    leaving = _without(fitted, np.asarray([place]))
+    leaving = without_points(fitted, np.asarray([place]))
     return replace(leaving, extra=likeness, added=fitted.weights[[int(place)]])
 
 

@@ -12,7 +12,7 @@ import torch
 from upweight._typing import Float, Int
 from upweight.displays.axes import axes_or_new
 from upweight.errors import ConfigError, NonFiniteInput, ShapeError
-from upweight.evaluate.altered import Altered, as_trained
+from upweight.evaluate.altered import Altered, as_trained, without_points
 from upweight.evaluate.arguments import fitted_of, read_count, read_numbers
 from upweight.evaluate.refit import refit_altered, require_refits
 from upweight.evaluate.retraining import Retraining, as_retraining
@@ -144,16 +144,14 @@ class _Search:
         low, high = np.full(len(orders), -1), np.full(len(orders), len(sizes))  # flips at high, not at low
         while (open_ := np.flatnonzero(high - low > 1)).size:
             middle = (low[open_] + high[open_]) // 2
-            altered = [self._without(orders[row, : sizes[place]]) for row, place in zip(open_, middle, strict=True)]
+            altered = [
+                without_points(self.fitted, orders[row, : sizes[place]])
+                for row, place in zip(open_, middle, strict=True)
+            ]
             after = self.classes(altered)[np.arange(len(open_)), own[open_]]
             flips = after != before[own[open_]]
             high[open_[flips]], low[open_[~flips]] = middle[flips], middle[~flips]
         return np.asarray([*sizes, np.inf])[high]
-
-    def _without(self, places: np.ndarray) -> Altered:
-        weights = self.fitted.weights.clone()
-        weights[torch.as_tensor(places)] = 0.0
-        return Altered(weights)
 
     def classes(self, altered: list[Altered]) -> Int[np.ndarray, "k m"]:
         """Predicted classes of all queries after each retraining."""

@@ -226,9 +226,7 @@ def subset_truth(
     whole = Altered(fitted.weights)
     if train is None:
         require_refits(fitted, "subset_truth")
-        outputs = np.stack([_at(question, measured, refit_altered(fitted, one).theta) for one in [*altered, whole]])[
-            None
-        ]
+        outputs = np.stack([_at(question, refit_altered(fitted, one).theta) for one in [*altered, whole]])[None]
     else:
         outputs = retrained_outputs(
             question, measured, as_trained(fitted, [*altered, whole]), range(seed, seed + seeds), train, progress
@@ -279,11 +277,11 @@ def measured_changes(
     if train is not None:
         before = measured.at_outputs(measured.outputs.double()).cpu().numpy()
         return retrained_outputs(question, measured, weights.cpu().numpy(), [seed], train, progress)[0] - before
-    before = _at(question, measured, fitted.objective.theta.double())
-    return np.stack([_at(question, measured, refit_altered(fitted, Altered(row)).theta) - before for row in weights])
+    before = _at(question, fitted.objective.theta.double())
+    return np.stack([_at(question, refit_altered(fitted, Altered(row)).theta) - before for row in weights])
 
 
-def _at(question: Question, measured: Measurement, theta: Float[Tensor, "p"]) -> Float[np.ndarray, "m"]:
+def _at(question: Question, theta: Float[Tensor, "p"]) -> Float[np.ndarray, "r"]:
     return measured_at(question, theta).cpu().numpy()
 
 

@@ -64,8 +64,9 @@ class Blocked:
 
     @property
     def chosen_damping(self) -> float | Relative | Filter:
-        """λ as given; 'auto' is a tenth of every block's mean eigenvalue."""
-        return AUTO_DAMPING if self.by_rule else self.settings.damping  # pyright: ignore
+        """λ as given; 'auto' is a tenth of every block's mean eigenvalue, and nothing on the identity."""
+        rule = 0.0 if self.kind == "identity" else AUTO_DAMPING
+        return rule if self.by_rule else self.settings.damping  # pyright: ignore
 
     @cached_property
     def damping(self) -> float:
@@ -81,6 +82,13 @@ class Blocked:
     def inverse(self) -> Inverted:
         """(F + λI)⁻¹, λ read for every block; or f(F) where a filter was chosen."""
         return self.inverse_at(self.chosen_damping)
+
+    @property
+    def operator(self) -> BlockDiagonal:
+        """The inverse as blocks."""
+        found = self.inverse.operator
+        assert isinstance(found, BlockDiagonal)
+        return found
 
     def inverse_at(self, chosen: float | Relative | Filter) -> Inverted:
         """The same with another damping; 0 on the blocks that are flat, which have nothing to measure λ in."""
@@ -137,7 +145,8 @@ class Blocked:
         fisher = read_fisher(self.settings.fisher, self.engine.objective.outputs)
         part = "" if self.settings.factor_share == 1 else f" from {self.settings.factor_share:.0%} of the training set"
         count = len(self.curvature.parts)
-        said = [f"{self.kind} in {count} block{'s' * (count != 1)}", f"{fisher} Fisher{part}"]
+        said = [f"{self.kind} in {count} block{'s' * (count != 1)}"]
+        said += [] if self.kind == "identity" else [f"{fisher} Fisher{part}"]
         bare = [block for _, block in self.curvature.parts if isinstance(block, Diagonal)]
         if self.kind in ("ekfac", "kfac", "kfac_reduce") and bare:
             size = sum(block.size for block in bare) / self.curvature.size

@@ -36,10 +36,13 @@ from upweight.gradients.probe import probe
 from upweight.linop import BlockDiagonal, LinearOperator
 from upweight.objective import Objective
 from upweight.objective.data import index_array
+from upweight.planning.counts import Task
 from upweight.router import PAIR_EXAMPLES, Room, sample_size
 from upweight.solve import Fallback, Filter, Inverse, Verdict
 from upweight.solve.direct import lowest_eigenvalue
 from upweight.tiles import Block
+from upweight.tiles.layer_jacobians import LayerJacobian
+from upweight.tiles.pairs import Pairs, prepare_pairs
 
 DEAR = 10**7
 """Numbers a network's layers hold over the training set from which its gradient is estimated from some examples."""
@@ -220,6 +223,24 @@ class Fitted:
     @cached_property
     def _iterative(self) -> Inverse:
         return of_network(self.blocked, self.kind)
+
+    def pairs(self, queries: list[tuple[LayerJacobian, ...]], count: int) -> Pairs:
+        """The layers of queries, ready to meet ``count`` examples through the inverse of the blocks."""
+        blocked = self.blocked
+        return prepare_pairs(
+            queries, blocked.operator, blocked.curvature, lambda: self.sampled_rows, count, self.forced
+        )
+
+    def task(self, queries: int, memory: int | None = None) -> Task:
+        """What so many queries ask of a plan, within the memory of the study or another."""
+        settings = self.settings
+        return Task(
+            self.objective.count,
+            queries,
+            memory=memory or settings.budget,
+            fisher=settings.fisher,
+            bounded=memory is not None or settings.memory is not None,
+        )
 
     @cached_property
     def sampled_rows(self) -> Block:

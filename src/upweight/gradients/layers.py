@@ -5,7 +5,7 @@
     norms with scale and shift, grouped Conv  direct: the gradient of each parameter, (b, *shape)
 
 A rule sees examples on the leading axis. Which rule serves which layer is the table at the end; it is
-believed for a model only after its gradients have been held against plain autograd (``network``).
+believed for a model only after its gradients have been held against plain autograd (``confirmation``).
 """
 
 from __future__ import annotations

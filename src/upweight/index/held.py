@@ -65,11 +65,6 @@ class Held:
         """Rows, deleted ones included."""
         return len(self.weights)
 
-    @property
-    def alive(self) -> int:
-        """Rows that can be in an answer."""
-        return self.count - int(self.gone.sum())
-
     def scores(self, sought: Sought) -> Iterator[tuple[Int[Tensor, "b"], Float[Tensor, "m b"], Float[Tensor, "m b"]]]:
         """Row numbers, effects and how far each may be off, block by block in the order of the rows; 0 without bounds."""
         wide = sought.rows.new_empty(max(BLOCK_BYTES // 4, 8 * self._block))  # memory anew would be paged in anew

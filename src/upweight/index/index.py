@@ -84,7 +84,7 @@ class Index:
                 'sketch' adds all of them up, whitened and with random signs, in ``size`` numbers, 131,072 by default;
                 'logra' projects both sides of every layer at random; 'none'; 'auto' is 'none' up to 1,024 parameters,
                 else the eigenbasis.
-            size: numbers an example; in an eigenbasis also a share of the curvature that damping leaves, .99 by
+            size: numbers an example; in an eigenbasis also a share of the scores' variance, Σ (f(Λ)E[g²])², .99 by
                 default; for 'logra' numbers on each side of a layer, 64.
             dtype: 'float64', 'float32', 'float16' or 'int8'; of a sketch also 'bit', its signs and one scale a row.
             bounds: keep how much is left out of each gradient, for ``query(certified=True)``; by default where the

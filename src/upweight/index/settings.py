@@ -15,7 +15,7 @@ WHOLE = 1024
 """Parameters up to which 'auto' keeps every one: two kilobytes an example."""
 
 MASS, MOST = 0.99, 16384
-"""What 'auto' keeps in an eigenbasis: this share of the curvature that damping leaves, in at most so many numbers."""
+"""What 'auto' keeps in an eigenbasis: this share of the scores' variance, Σ (f(Λ)E[g²])², in at most so many numbers."""
 
 SKETCH = 131072
 """Numbers a sketch adds a gradient up in: sixteen kilobytes in bits."""
@@ -29,9 +29,9 @@ class Compression:
     """What an index keeps of a gradient.
 
     Args:
-        kind: 'eigenbasis' (coordinates of K-FAC's eigenbasis with the most curvature), 'sketch' (all of them, whitened and
+        kind: 'eigenbasis' (coordinates of K-FAC's eigenbasis in which most of the scores lies), 'sketch' (all of them, whitened and
             added up with random signs), 'logra' (random projection on both sides of every layer), 'none', or 'auto': all of up to 1,024 parameters, else the eigenbasis.
-        size: numbers an example; in an eigenbasis also a share of the curvature, in (0, 1); for 'logra' the two sides.
+        size: numbers an example; in an eigenbasis also a share of the scores' variance, in (0, 1); for 'logra' the two sides.
         dtype: 'float64', 'float32', 'float16', 'int8', or of a sketch 'bit'.
         bounds: keep how much was left out of each gradient, so that ``certified=True`` seldom computes one again;
             None keeps it where the study's curvature is exact.

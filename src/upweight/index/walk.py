@@ -30,7 +30,7 @@ class Recorder:
     """How gradients become the arrays of a shard.
 
     Attributes:
-        lower: D with D ≼ H, by which gᵢᵀH⁻¹gᵢ is bounded; None where the study's own answers need no solve.
+        lower: D with D ≼ H, by which √(gᵢᵀH⁻¹gᵢ) is bounded; None where the study's own answers need no solve.
         bounds: whether to record what is left out.
         tile: examples a pass takes; part of what the last bits depend on.
     """
@@ -59,7 +59,7 @@ class Recorder:
     def _left_out(
         self, layers: tuple[LayerJacobian, ...], rows: Tensor, stored: dict[str, np.ndarray], own: Tensor | None
     ) -> dict[str, np.ndarray]:
-        """‖what a layer leaves out‖ and ‖what rounding changes‖, in the metric's inverse; and the bound of gᵢᵀH⁻¹gᵢ."""
+        """‖what a layer leaves out‖ and ‖what rounding changes‖, in the metric's inverse; and the bound of √(gᵢᵀH⁻¹gᵢ)."""
         lengths = self.basis.lengths.sqrt()
         changed = ((rows.double().cpu() - self.rounding.decode(stored)) * lengths).norm(dim=1)
         found = {"rounded": _up(changed), "tail": _up(self._tails(layers, rows))}
@@ -81,7 +81,7 @@ class Recorder:
 def gradients(
     fitted: Fitted, examples: Examples, tile: int, lower: Lower | None = None
 ) -> Iterator[tuple[np.ndarray, tuple[LayerJacobian, ...], Float[Tensor, "b"] | None]]:
-    """Names and gradient rows of examples, layer by layer; and the bound of gᵢᵀH⁻¹gᵢ where D is given."""
+    """Names and gradient rows of examples, layer by layer; and the bound of √(gᵢᵀH⁻¹gᵢ) where D is given."""
     objective = fitted.objective
     for where, batch in examples.batches(tile):
         names = examples.ids[where]

@@ -1,13 +1,13 @@
 """The covariance of the parameters: H⁻¹ M H⁻¹, M by the kind that is asked for.
 
 kind        M, on the scale of Σ ωᵢℓᵢ (ω the user's weights)                       also known as
-classical   s²Σ ωᵢ E∇²ℓᵢ, s² = Σ ωᵢ(yᵢ − μᵢ)²/V(μᵢ)/(n − p), or 1                  model-based, nonrobust
+classical   s²Σ ωᵢ E∇²ℓᵢ (∇²ℓᵢ where the fit's own errors are observed), s² = Σ ωᵢ(yᵢ − μᵢ)²/V(μᵢ)/(n − p), or 1                  model-based, nonrobust
 hc0         Σ ωᵢ² gᵢgᵢᵀ                                                            White, robust, sandwich [W80]
 hc1         hc0 · n/(n − p)                                                        Stata's robust
 hc2, hc3    Σ ωᵢ² gᵢgᵢᵀ/(1 − hᵢ), and /(1 − hᵢ)²                                   [MW85]
             (of several outputs gᵢ = Jᵢᵀ(I − ωᵢΛᵢAᵢ)⁻¹∇_ηℓᵢ, as for a drop; hc3 only)
 cluster     Σ_c (Σ_c ωᵢgᵢ)(Σ_c ωᵢgᵢ)ᵀ · C/(C − 1) · (n − 1)/(n − p)                [LZ86]
-ij          Σ δᵢδᵢᵀ, δᵢ = ωᵢH⁻¹(gᵢ + its share of ∇r)                              infinitesimal jackknife [J72]
+ij          Σ ωᵢ² g̃ᵢg̃ᵢᵀ, g̃ᵢ = gᵢ + its share of ∇r                                  infinitesimal jackknife [J72]
 """
 
 from __future__ import annotations

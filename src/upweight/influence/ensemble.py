@@ -1,6 +1,6 @@
 """Effects of several models made one: sums over checkpoints of a run, means over independently trained models.
 
-    Σ_t η_t E_t / Σ_t η_t   (a mean),   Σ_t η_t E_t   [Pruthi20 TracIn]   (η_t the learning rate times the steps at checkpoint t)
+    (1/M) Σ_m E_m   (a mean over M models),   Σ_t η_t E_t   [Pruthi20 TracIn]   (η_t the learning rate times the steps at checkpoint t)
 
 Both are linear in the effects, so they may be taken before or after sums over groups, queries or modules.
 """
@@ -61,7 +61,8 @@ def over_checkpoints(effects: Sequence[Any], rates: Sequence[float] | np.ndarray
 
         Σ_t η_t E_t
 
-    With first-order effects of ``curvature="identity"``, E_t is wᵢ∇φᵀ∇ℓᵢ at checkpoint t, so that the sum is wᵢ times TracInCP.
+    With first-order effects of ``curvature="identity"`` and no penalty, E_t is wᵢ∇φᵀ∇ℓᵢ at checkpoint t, so that the sum is
+    wᵢ times TracInCP, which ``uw.methods.tracin`` is on objectives.
 
     Args:
         effects: one answer a checkpoint, in order.

@@ -156,7 +156,7 @@ class SquaredError(Elementwise):
 
 @dataclass(frozen=True)
 class Poisson(Elementwise):
-    """exp η − yη, the Poisson deviance with a log link up to a constant in y."""
+    """exp η − yη: −log p of the Poisson with a log link, half its deviance, up to a constant in y."""
 
     name = "poisson"
     unit = "nats"

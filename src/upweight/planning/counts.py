@@ -149,8 +149,8 @@ def diagonal_factors(shape: ModelShape, task: Task) -> Work:
     n, k = task.points, task.labels(shape.outputs)
     squares = sum(c * n * (2 if s == 1 else 2 * k * s) * i * o for c, s, i, o in shape.each())
     bytes_ = shape.tracked * shape.item
-    rows = max((i * o for _, s, i, o in shape.each() if s > 1), default=0)  # written out, and squared
-    peak = 2 * bytes_ + tile_bytes(shape, task, k) + 2.0 * k * tile_size(shape, task) * rows * shape.item
+    rows = max((k * i * o * shape.item for _, s, i, o in shape.each() if s > 1), default=0)  # written out, and squared
+    peak = 2 * bytes_ + tile_bytes(shape, task, k) + 2.0 * max(rows, min(TILE_BYTES, tile_size(shape, task) * rows))
     return Work("diagonal", n * shape.forward * (1 + k), squares, factors=bytes_, peak=peak)
 
 

@@ -17,13 +17,11 @@ import torch
 from upweight._typing import Float, Tensor
 from upweight.fitted import Fitted
 from upweight.influence.changes import Changes, corrected
-from upweight.linop import BlockDiagonal
 from upweight.questions.measuring import Measurement
 from upweight.questions.sensitivity import damping_words
 from upweight.questions.terms import Tile
 from upweight.router import chunk
 from upweight.solve import Verdict
-from upweight.tiles.pairs import prepare_pairs
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def first_order(
         solved, verdict = solution.rows, solution.verdict
     values = torch.zeros(count, len(solved), dtype=torch.float64)  # a change is a row while it is filled
     for tile in tiles:
-        values[tile.columns] = _products(tile.changes, tile.changes.push, solved, pull).neg_().cpu()
+        values[tile.columns] = products_of(tile.changes, tile.changes.push, solved, pull).neg_().cpu()
     return Answer(values.T, "first", verdict)
 
 
@@ -68,14 +66,12 @@ def _moves_of(fitted: Fitted, tiles: Iterable[Tile], count: int, pull: Tensor) -
 
 def by_layers(fitted: Fitted, tiles: Iterable[Tile], count: int, measured: Measurement, pull: Tensor) -> Answer:
     """−T P Cᵀ for a block-diagonal P: pairs of queries and changes from their factors, and nothing of size m × p."""
-    operator = fitted.blocked.inverse.operator
-    assert isinstance(operator, BlockDiagonal)
+    operator = fitted.blocked.operator
     pairs, shared, values, words = None, None, torch.zeros(0), ""
     for tile in tiles:
         block = tile.changes.block()
         if pairs is None:
-            rows, curvature = lambda: fitted.sampled_rows, fitted.blocked.curvature
-            pairs = prepare_pairs(measured.layers(), operator, curvature, rows, count, fitted.forced)
+            pairs = fitted.pairs(measured.layers(), count)
             values = torch.zeros(count, pairs.count, dtype=torch.float64)
             words = damping_words(fitted, measured, lambda block=block: block)
         found = pairs.against(block)
@@ -142,7 +138,7 @@ def _shifted(
 ) -> Tensor:
     """The measurement at outputs shifted by −J_q H⁻¹Jᵀu, from the solved output rows."""
     shape = tuple(measured.outputs.shape)
-    return measured.at_shifts(-_products(changes, push, solved, pull).T.view(*shape, -1))
+    return measured.at_shifts(-products_of(changes, push, solved, pull).T.view(*shape, -1))
 
 
 def _side(
@@ -153,7 +149,7 @@ def _side(
         return _side_by_layers(fitted, measured, count, pull)
     inverse = fitted.own_inverse(share)
     if measured is None:
-        return lambda changes, push: -_products(changes, push, inverse.dense(), pull).T
+        return lambda changes, push: -products_of(changes, push, inverse.dense(), pull).T
     if measured.outputs.numel() <= count:
         return partial(_shifted, measured, measured.output_rows() @ inverse, pull)
     return lambda changes, push: measured.at_moves(-(_written(changes, push, pull) @ inverse.T))
@@ -163,10 +159,8 @@ def _side_by_layers(
     fitted: Fitted, measured: Measurement, count: int, pull: Tensor
 ) -> Callable[[Changes, Tensor], Tensor]:
     """(changes, push) ↦ results (r, k) at outputs shifted by −J_q P Jᵀu, from the factors of both."""
-    operator = fitted.blocked.inverse.operator
-    assert isinstance(operator, BlockDiagonal)
-    rows, curvature = lambda: fitted.sampled_rows, fitted.blocked.curvature
-    pairs = prepare_pairs(measured.output_layers(), operator, curvature, rows, count, fitted.forced)
+    operator = fitted.blocked.operator
+    pairs = fitted.pairs(measured.output_layers(), count)
     shape = tuple(measured.outputs.shape)
     moved = torch.cat([j.jvp((pull @ operator).to(measured.outputs.dtype).unsqueeze(0)) for j in measured.jacobians])
 
@@ -177,7 +171,7 @@ def _side_by_layers(
     return side
 
 
-def _products(changes: Changes, push: Tensor, solved: Float[Tensor, "r p"], pull: Tensor) -> Float[Tensor, "k r"]:
+def products_of(changes: Changes, push: Tensor, solved: Float[Tensor, "r p"], pull: Tensor) -> Float[Tensor, "k r"]:
     """⟨Jᵀu + ρ pull + rest, row⟩ for every change and every solved row."""
     found = changes.block(push).against(solved)
     if changes.share:

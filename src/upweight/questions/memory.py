@@ -9,7 +9,7 @@ import numpy as np
 from upweight.adapters.adapted import PlainCodec
 from upweight.errors import BudgetError
 from upweight.objective.data import Chosen
-from upweight.planning.counts import DOUBLE, Task, query_chunk
+from upweight.planning.counts import DOUBLE, query_chunk
 from upweight.planning.shapes import shape_of
 from upweight.router import Room
 
@@ -33,15 +33,7 @@ def query_parts(question: Question) -> list[Any]:
     examples = fitted.adapted.codec.read(query, "query")
     if SURELY * len(examples) * objective.space.size * objective.theta.element_size() <= objective.room.queries:
         return [query]
-    settings = fitted.settings
-    task = Task(
-        objective.count,
-        len(examples),
-        memory=settings.budget,
-        fisher=settings.fisher,
-        bounded=settings.memory is not None,
-    )
-    size = query_chunk(shape_of(fitted.engine), task)
+    size = query_chunk(shape_of(fitted.engine), fitted.task(len(examples)))
     if size >= len(examples):
         return [query]
     everyone = np.arange(len(examples))

@@ -8,7 +8,6 @@ from typing import Any
 from upweight.errors import ConfigError
 from upweight.fitted import Fitted
 from upweight.fitted.settings import read_bytes
-from upweight.planning.counts import Task
 from upweight.planning.plan import Plan, plan
 from upweight.planning.rates import Clock, Rates
 from upweight.planning.shapes import shape_of
@@ -23,14 +22,6 @@ def plan_of(
         count = len(fitted.adapted.codec.read(query, "query"))
     if count < 1:
         raise ConfigError(f"plan found {count} queries. Expected one or more; pass data, or how many there will be.")
-    shape, settings = shape_of(fitted.engine, passes=True), fitted.settings
-    limit = read_bytes(memory) if memory is not None else settings.budget
-    task = Task(
-        fitted.objective.count,
-        count,
-        memory=int(limit or settings.budget),
-        fisher=settings.fisher,
-        bounded=memory is not None or settings.memory is not None,
-    )
+    shape, task = shape_of(fitted.engine, passes=True), fitted.task(count, read_bytes(memory))
     rates = Rates.measured(fitted.engine, shape, clock)
     return plan(shape, task, rates, min(fitted.engine.tile, fitted.objective.count))

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from upweight._typing import Float, Tensor
-from upweight.linop import BlockDiagonal
+from upweight.questions.answer import products_of
 from upweight.questions.terms import Tile
-from upweight.tiles.pairs import parts_of, prepare_pairs
+from upweight.tiles.pairs import parts_of
 
 if TYPE_CHECKING:
     from upweight.questions.question import Question
@@ -36,23 +36,23 @@ def by_modules(question: Question, tiles: Callable[[], Iterable[Tile]], count: i
     values = torch.empty(len(masks), count, len(solved), dtype=torch.float64)
     for tile in tiles():
         for place, mask in enumerate(masks):
-            values[place, tile.columns] = -_products(tile, solved * mask, fresh.pull)
+            changes = tile.changes
+            values[place, tile.columns] = -products_of(changes, changes.push, solved * mask, fresh.pull).double().cpu()
     return _named(fresh, values)
 
 
 def _by_blocks(question: Question, tiles: Iterable[Tile], count: int) -> Split:
     """The same from the factors of layers: the pairs of ``answer.by_layers``, added up module by module."""
     fitted, measured = question.fitted, question.measured
-    operator = fitted.blocked.inverse.operator
-    assert measured is not None and isinstance(operator, BlockDiagonal)
+    operator = fitted.blocked.operator
+    assert measured is not None
     homes = fitted.objective.space.homes()
     names = tuple(dict.fromkeys(homes.values()))
     pairs, shared, values = None, None, torch.empty(0)
     for tile in tiles:
         block = tile.changes.block()
         if pairs is None:
-            rows, curvature = lambda: fitted.sampled_rows, fitted.blocked.curvature
-            pairs = prepare_pairs(measured.layers(), operator, curvature, rows, count, fitted.forced)
+            pairs = fitted.pairs(measured.layers(), count)
             values = torch.zeros(len(names), count, pairs.count, dtype=torch.float64)
         for part in parts_of(block):
             place = names.index(homes[part.layout.places[0][0]])
@@ -82,14 +82,6 @@ def _masks(question: Question) -> Float[Tensor, "modules p"]:
     for where in slices.values():
         masks[names.index(homes[where.start]), where] = 1.0
     return masks
-
-
-def _products(tile: Tile, solved: Float[Tensor, "r p"], pull: Tensor) -> Float[Tensor, "k r"]:
-    changes = tile.changes
-    found = changes.block().against(solved)
-    if changes.share:
-        found = found + changes.share * (solved @ pull)
-    return (found if changes.rest is None else found + changes.rest @ solved.T).double().cpu()
 
 
 def _named(question: Question, values: Tensor) -> Split:

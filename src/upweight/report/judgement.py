@@ -93,6 +93,12 @@ def minimum(trust: Trust) -> Finding:
 
 def curvature(trust: Trust) -> Finding:
     """Positive, and not flat."""
+    if math.isfinite(trust.hessian_floor):
+        return Finding(
+            CARE,
+            "Curvature",
+            f"The Hessian's lowest eigenvalue is {trust.hessian_floor:.3g}: these parameters are no strict minimum, and the damped Gauss-Newton matrix answers.",
+        )
     if not math.isfinite(trust.lowest_curvature):
         return Finding(
             GOOD,

@@ -18,7 +18,7 @@ class Verdict:
         method: the name of the road, in words.
         residual: ‖vA⁻¹A − v‖/‖v‖, measured; None before an iteration has been asked for anything.
         iterations: steps taken, 0 for direct methods.
-        condition: ‖A‖₁‖A⁻¹‖₁ where it was estimated.
+        condition: ‖A‖₁‖A⁻¹‖₁ of A scaled to a unit diagonal, where it was estimated.
         damping: λ added to the matrix, in its own units.
         damping_share: λ in units of the mean eigenvalue.
         gauge: directions that cannot change any output and were projected out.

@@ -226,13 +226,18 @@ class ChangeQuestions:
         return points.self_influence(self.fitted)
 
     def leverage(self) -> np.ndarray:
-        """wᵢ tr(ΛᵢJᵢH⁻¹Jᵢᵀ), (n,): the hat value of least squares, the share of its fit a point owns."""
+        """wᵢ tr(ΛᵢJᵢH⁻¹Jᵢᵀ), (n,): the hat value of least squares, the share of its fit a point owns.
+
+        With structured curvature and more than 32 outputs it is the estimate from one sampled label, whose mean that is.
+        """
         return points.leverage(self.fitted)
 
     def newton_step(self, which: Index, epsilon: float) -> NewtonStep:
         """The undropped Newton step after adding ε of a training point, and its split in two.
 
             −[H + ε∇²L]⁻¹[g + ε∇L] ≈ −H⁻¹g + ε·I_up,params(z)    [KL17 A7, A11]
+
+        Where the study is damped, H stands for H + λI.
 
         Args:
             epsilon: weight added to the point, in the unit of the weights; −wᵢ leaves it out.
@@ -241,6 +246,6 @@ class ChangeQuestions:
             NewtonStep with .step (exact), .constant, .contribution and .remainder, each (k, p).
 
         Raises:
-            ConfigError: the study's curvature is not the exact Hessian. Where the study is damped, H is H + λI.
+            ConfigError: the study's curvature is not the exact Hessian.
         """
         return points.newton_step(self.fitted, which, epsilon)

@@ -54,10 +54,12 @@ class Study(ChangeQuestions, InferenceQuestions):
         ids: a name for every training point; its pandas index or position by default.
         curvature: 'hessian' or 'ggn' (exact); 'ekfac', 'kfac', 'kfac_reduce' (positions averaged first), 'block_diagonal',
             'diagonal' or 'identity'; 'auto' is
-            the Hessian of linear models and of networks up to 4,096 parameters, else EK-FAC.
+            the Hessian of linear models and, where it is positive definite, of networks up to 4,096 parameters; of other
+            such networks, or with an iterative solver, the Gauss-Newton matrix; else EK-FAC.
         solver: 'auto', 'cholesky', 'block_cg'; for networks also 'lissa', 'astra', 'lanczos', 'nystrom', 'woodbury';
             ``uw.Solver('lissa', steps=2000)`` for one with options.
-        damping: λ, or ``uw.Relative(0.1)`` of each block's mean eigenvalue; 'auto': none if exact, else Relative(0.1);
+        damping: λ, or ``uw.Relative(0.1)`` of each block's mean eigenvalue; 'auto': none for an exact matrix that is
+            written out, else Relative(0.1); so too where Gauss-Newton stands in for a Hessian, and, in EK-FAC's units, for iterative solvers;
             for structured curvature also a filter, ``uw.Ridge``, ``uw.Segment`` or ``uw.Mixture``: see ``tune``.
         fisher, seed: labels of structured curvature: 'exact', 'sampled', 'empirical', or 'auto'.
         factor_share: of the training set, evenly spaced, that structured curvature is estimated from.

@@ -168,8 +168,6 @@ class WorstCase:
         ]
         return pd.DataFrame(rows).set_index("method")
 
-    table = to_pandas
-
     def plot(self, axes: Axes | None = None) -> Axes:
         """The claim's number against the points left out: predicted by adding up, and as refitted after each."""
         try:
