@@ -106,7 +106,7 @@ def route_product(s: int, i: int, o: int, m: int, item: int) -> tuple[str, int]:
     """
     costs = {"through": 2.0 * s * m * o * (i + 1), "written": 2.0 * o * i * (s + m)}
     how = min(costs, key=lambda name: costs[name])
-    return how, chunk(s * m * o if how == "through" else o * i, item)
+    return how, chunk(s * m * o, item) if how == "through" else chunk(o * i, item, TENSOR_BYTES)
 
 
 def route_rotation(s: int, i: int, o: int, k: int) -> str:

@@ -24,6 +24,7 @@ from upweight.router import (
     KEPT_BYTES,
     PAIR_EXAMPLES,
     PAIR_QUERIES,
+    RANKED_EXAMPLES,
     RANKED_FACTORS,
     RANKED_QUERIES,
     SHARD_BYTES,
@@ -166,8 +167,12 @@ def scores(shape: ModelShape, task: Task, written: bool = False) -> Work:
             turned, back = 2.0 * (i * i + o * o), 0.0
         if written:  # a diagonal turns nothing
             turned, back = 2.0 * s * i * o, 0.0
-        ranked = min(m, RANKED_QUERIES) if s > 1 else 0  # turned once, and back for every damping
-        products += count * (m * (turned + back) + ranked * (turned + len(RANKED_FACTORS) * back))
+        ranked = (
+            min(m, RANKED_QUERIES) if s > 1 else 0
+        )  # turned once, and back for every damping, against some examples
+        dampings, some = len(RANKED_FACTORS), min(RANKED_EXAMPLES, tile_size(shape, task))
+        products += count * (m * (turned + back) + ranked * (turned + dampings * back))
+        products += count * some * 2 * i * o * (s + dampings * ranked) if ranked else 0
         products += count * sample * 2 * i * o
     chunk = query_chunk(shape, task, written)
     walks = -(-m // chunk)

@@ -73,9 +73,12 @@ def _scores(layer: LayerJacobian, part: LayerBlock, blocks: list[LinearOperator]
     basis = blocks[0]
     if not isinstance(few, FactoredJacobian) or not isinstance(basis, KroneckerEigen):
         rows = written_rows(few).flatten(0, 1)[:RANKED_QUERIES]  # pyright: ignore
-        return [part.own(block.after(rows)) for block in blocks]
-    turned = turned_gradients(few, basis).flatten(0, 1)[:RANKED_QUERIES]
-    if isinstance(part, FactoredBlock):
-        part = FactoredBlock(part.inputs.to(turned) @ basis.right, part.outputs.to(turned) @ basis.left, part.layout)
-        return [part.own((turned * block.values).flatten(1)) for block in blocks]  # pyright: ignore
-    return [part.own(block.after_turned(turned)) for block in blocks]  # pyright: ignore
+        found = [block.after(rows) for block in blocks]
+    else:
+        turned = turned_gradients(few, basis).flatten(0, 1)[:RANKED_QUERIES]
+        inside = isinstance(part, FactoredBlock)
+        found = [(turned * one.values).flatten(1) if inside else one.after_turned(turned) for one in blocks]  # pyright: ignore
+        if inside:
+            inputs, outputs = part.inputs.to(turned) @ basis.right, part.outputs.to(turned) @ basis.left
+            part = FactoredBlock(inputs, outputs, part.layout)
+    return list(part.own(torch.cat(found)).split(len(found[0]), 1))
