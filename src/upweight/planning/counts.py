@@ -44,6 +44,9 @@ from upweight.router import (
 EIGEN = 10.0
 """FLOPs of a symmetric eigendecomposition, in d³."""
 
+SKINNY = 3.0
+"""What a FLOP costs where few examples meet few queries along all of a layer's numbers, which are read for little."""
+
 WORKING = 6 * TILE_BYTES
 """Working sets of products, of LAPACK and of answers in words, which no shape tells."""
 
@@ -273,7 +276,7 @@ def pair_flops(s: int, i: int, o: int, m: int, exact: bool) -> float:
     """FLOPs of an example of a layer with m queries."""
     if s == 1:
         return m * (cost_separable(0, i, o) if exact else min(cost_separable(r, i, o) for r in (0, USUAL_RANK)))
-    written = cost_low_rank(0, s, i, o, m)
+    written = cost_low_rank(0, s, i, o, m) + (SKINNY - 1) * 2.0 * o * i * m
     truncated = worth_low_rank(s, i, o, m) and not exact
     return cost_low_rank(USUAL_RANK, s, i, o, m) if truncated else written
 
