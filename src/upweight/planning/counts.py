@@ -47,6 +47,9 @@ EIGEN = 10.0
 SKINNY = 3.0
 """What a FLOP costs where few examples meet few queries along all of a layer's numbers, which are read for little."""
 
+SQUARED = 200.0
+"""FLOPs in whose time a number of a gradient that was written out is read, squared and added up."""
+
 WORKING = 6 * TILE_BYTES
 """Working sets of products, of LAPACK and of answers in words, which no shape tells."""
 
@@ -151,7 +154,7 @@ def kfac_factors(shape: ModelShape, task: Task) -> Work:
 def diagonal_factors(shape: ModelShape, task: Task) -> Work:
     """Forming the Fisher's diagonal."""
     n, k = task.points, task.labels(shape.outputs)
-    squares = sum(c * n * (2 if s == 1 else 2 * k * s) * i * o for c, s, i, o in shape.each())
+    squares = sum(c * n * (2 if s == 1 else k * (2 * s + SQUARED)) * i * o for c, s, i, o in shape.each())
     bytes_ = shape.tracked * shape.item
     rows = max((k * i * o * shape.item for _, s, i, o in shape.each() if s > 1), default=0)  # written out, and squared
     peak = 2 * bytes_ + tile_bytes(shape, task, k) + 2.0 * max(rows, min(TILE_BYTES, tile_size(shape, task) * rows))
