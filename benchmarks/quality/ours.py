@@ -37,9 +37,9 @@ WIDTH = 512
 
 
 def study(problem: Problem, k: int = 0, **settings: Any) -> uw.Study:
-    """A study of the k-th model, with the weight decay it was trained with."""
+    """A study of the k-th model, with the weight decay it was trained with unless another penalty is given."""
     model = problem.models(k + 1)[k]
-    return uw.Study(model, problem.train, loss=problem.loss, penalty=uw.L2(problem.decay), **settings)
+    return uw.Study(model, problem.train, loss=problem.loss, **{"penalty": uw.L2(problem.decay)} | settings)
 
 
 def influence(problem: Problem, k: int, **settings: Any) -> np.ndarray:
@@ -87,10 +87,13 @@ STRUCTURED: dict[str, dict[str, Any]] = {
     "kfac": {"curvature": "kfac", "damping": TENTH},
     "kfac-λ": {"curvature": "kfac", "damping": None},
     "ekfac-λ": {"curvature": "ekfac", "damping": None},
+    "ekfac-sampled-bare": {"curvature": "ekfac", "damping": TENTH, "fisher": "sampled", "penalty": None},
+    "ekfac-empirical-bare": {"curvature": "ekfac", "damping": TENTH, "fisher": "empirical", "penalty": None},
+    "ekfac-λ-bare": {"curvature": "ekfac", "damping": None, "penalty": None},
 }
 """A damping of None stands for the λ of the setting."""
 
-FEW = {"kfac": 1, "kfac-λ": 1, "ekfac-sampled": 3, "ekfac-empirical": 3, "ekfac-λ": 3}
+FEW = {"kfac": 1, "kfac-λ": 1} | {name: 3 for name in STRUCTURED if name.startswith("ekfac-")}
 """Models beyond which a method is not repeated."""
 
 

@@ -35,6 +35,9 @@ ROWS = {
     "ekfac-sampled": Row("EK-FAC, sampled labels, a tenth", "ours"),
     "ekfac-empirical": Row("EK-FAC, training labels, a tenth", "ours"),
     "ekfac-λ": Row("EK-FAC, λ", "ours"),
+    "ekfac-sampled-bare": Row("EK-FAC, sampled labels, a tenth, told of no penalty", "ours"),
+    "ekfac-empirical-bare": Row("EK-FAC, training labels, a tenth, told of no penalty", "ours"),
+    "ekfac-λ-bare": Row("EK-FAC, λ, told of no penalty", "ours"),
     "ggn": Row("damped Gauss-Newton by block CG, a tenth of EK-FAC's mean eigenvalue", "ours"),
     "ggn-λ": Row("damped Gauss-Newton by block CG, λ", "ours"),
     **{
@@ -69,10 +72,11 @@ DEFAULT = "the tuned filter against its default"
 OWN = "default against default"
 
 PAIRS = (
-    ("ekfac-sampled", "kronfluence-tenth", EQUAL),
-    ("ekfac-empirical", "kronfluence-empirical", EQUAL),
+    ("ekfac-sampled-bare", "kronfluence-tenth", EQUAL),
+    ("ekfac-empirical-bare", "kronfluence-empirical", EQUAL),
+    ("ekfac-λ-bare", "kronfluence-λ", EQUAL + " (labels: exact, and sampled)"),
     ("identity", "kronfluence-identity", EQUAL),
-    ("ekfac-λ", "pydvl-ekfac-λ", EQUAL + " (labels: exact, and its own stand-in)"),
+    ("ekfac-λ-bare", "pydvl-ekfac-λ", "equal λ and models (labels: exact, and its own stand-in)"),
     ("ggn-λ", "dattri-cg-λ", "equal λ (its Hessian, our Gauss-Newton matrix)"),
     ("tracin", "dattri-tracin", "equal checkpoints"),
     ("trak", "traker", "equal width and models"),
