@@ -37,7 +37,6 @@ mutants: $(READY)
 
 data: $(READY)
 	$(RUN) tools/fetch_data.py
-	PYTHONPATH=benchmarks $(RUN) benchmarks/transformer/problem.py
 
 # The paper's experiments at full size: finished ones are not run again, nor finished refits of interrupted ones. Hours on two cores.
 PAPER ?= $(sort $(notdir $(basename $(wildcard examples/paper/a*_*.py))))
@@ -57,6 +56,7 @@ PEERS := benchmarks/.peers
 BERGSON := benchmarks/.bergson
 
 bench: $(READY) $(PEERS)/.ready $(BERGSON)/.ready data
+	PYTHONPATH=benchmarks $(RUN) benchmarks/transformer/problem.py
 	$(RUN) benchmarks/run.py $(WORKLOADS)
 
 # What other libraries do with one small problem, and what they offer: the tables of docs/rivals.md.

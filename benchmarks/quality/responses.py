@@ -17,6 +17,8 @@ from quality.truth import training_of
 from upweight.evaluate import Retraining
 
 POINTS, QUERIES, SEEDS = 20, 20, 5
+TIMES = 100
+"""Of the setting's λ: at λ itself leaving out a point switches so many ReLUs that its response is no smooth minimum."""
 
 
 def main() -> None:
@@ -24,7 +26,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     problem = PROBLEMS["concrete"]()
     query = tuple(part[:QUERIES] for part in problem.query)
-    asked = study(problem, 0, curvature="ggn", damping=problem.damping, solver="woodbury")
+    λ = TIMES * problem.damping
+    asked = study(problem, 0, curvature="ggn", damping=λ, solver="woodbury")
     retraining = Retraining(training_of(problem), road="ensemble", jobs=1)
     checks = {
         "proximal response": asked.check(query, refits=POINTS, truth="pbrf", order="first"),
@@ -33,7 +36,7 @@ def main() -> None:
         ),
     }
     words = (
-        f"Gauss-Newton influence with λ = {problem.damping:g} of the Concrete network: {POINTS} points left out one at a time, {QUERIES} queries. The proximal response holds the network near where it is, "
+        f"Gauss-Newton influence with λ = {λ:g} of the Concrete network: {POINTS} points left out one at a time, {QUERIES} queries. The proximal response holds the network near where it is, "
         "with the same λ in its definition: it tells whether the arithmetic is right. Retraining tells what happens, through the noise of the seed."
     )
     found = [

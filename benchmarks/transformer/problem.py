@@ -4,7 +4,7 @@ Text: the .py files of the interpreter's standard library (its top folder, in or
 every so many bytes. Vocabulary: 1,024 symbols, the 256 bytes and 768 merges of the most frequent pair, learnt on those
 windows without word boundaries. A sequence is the first 128 symbols of a window; its last symbol has nothing to predict.
 
-python benchmarks/transformer/problem.py    train it and keep it, as `make data` does
+python benchmarks/transformer/problem.py    train it and keep it, as `make bench` does first
 """
 
 from __future__ import annotations
