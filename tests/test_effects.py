@@ -82,6 +82,19 @@ def test_saved_effects_come_back_the_same(study, tmp_path):
         assert repr(again) == repr(effects)
 
 
+def test_a_flipped_byte_is_refused_or_changes_nothing(study, tmp_path):
+    effects = study[0].drop(study[1].query)
+    path = effects.save(tmp_path / "effects.safetensors")
+    whole, refused = path.read_bytes(), 0
+    for place in range(0, len(whole), 11):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        try:
+            np.testing.assert_array_equal(uw.load(path).values, effects.values)
+        except uw.errors.StoreError:
+            refused += 1
+    assert refused > 0.9 * len(range(0, len(whole), 11))
+
+
 def test_damaged_and_foreign_files_are_refused(study, tmp_path):
     path = study[0].drop(study[1].query).save(tmp_path / "effects.safetensors")
     path.write_bytes(path.read_bytes()[:-100])

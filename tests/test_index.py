@@ -91,6 +91,7 @@ def test_truncation_is_the_dense_formula_on_the_coordinates_with_most_of_the_sco
     assert relative(every(index, query), truth) < 1e-9
 
 
+@pytest.mark.filterwarnings("ignore:what this index keeps")
 def test_logra_is_the_dense_formula_in_projected_space(tmp_path):
     study, query = network(curvature="kfac", penalty=None)
     index = built(study, tmp_path, compression="logra", size=(5, 7), dtype="float64", seed=3)
@@ -106,6 +107,7 @@ def test_logra_is_the_dense_formula_in_projected_space(tmp_path):
     assert index.info().numbers == 35 + 35 + 28
 
 
+@pytest.mark.filterwarnings("ignore:what this index keeps")
 @pytest.mark.parametrize("kind", ["ekfac", "kfac", "diagonal", "identity"])
 def test_logra_estimates_the_study_s_scores_better_with_more_numbers(kind, tmp_path):
     study, query = network(curvature=kind)
@@ -117,6 +119,7 @@ def test_logra_estimates_the_study_s_scores_better_with_more_numbers(kind, tmp_p
     assert agreed[2] > 0.9
 
 
+@pytest.mark.filterwarnings("ignore:what this index keeps")
 def test_the_error_falls_with_the_numbers_kept_and_is_what_the_manifest_says(tmp_path):
     study, query = network("transformer")
     truth, errors = study.drop(query, order="first").values, []
@@ -321,3 +324,10 @@ def test_the_command_line_s_functions_speak_json(tmp_path):
     found = uw.Index.open(tmp_path / "index", study).query(query, k=3, certified=True)
     assert [pair["train"] for pair in asked["queries"][1]["top"]] == found.top_ids[1].tolist()
     assert asked["queries"][0]["certified"] == [True, True]
+
+
+def test_an_index_that_misses_half_of_the_scores_says_so_where_it_is_built(tmp_path):
+    study, _ = network()
+    with pytest.warns(uw.errors.ApproximationWarning, match="keep more with size=") as said:
+        built(study, tmp_path, compression="logra", size=2, dtype="float32")
+    assert said[0].filename.endswith("indexes.py")

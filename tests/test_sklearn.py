@@ -138,7 +138,7 @@ def test_trust_speaks_of_what_was_measured():
     data = classification(n=60)
     loose = uw.from_sklearn(LogisticRegression(max_iter=3, tol=1e-1, C=1e6).fit(data.X, data.y), data.X, data.y)
     text = str(loose.trust())
-    for word in ("stationarity", "lowest eigenvalue", "residual", "leverage", "concerns"):
+    for word in ("stationarity", "lowest eigenvalue", "residual", "leverage", "concern"):
         assert word in text
     tightly = uw.from_sklearn(tight(LogisticRegression()).fit(data.X, data.y), data.X, data.y).trust()
     assert tightly.concerns == [] and tightly.stationarity.reached

@@ -205,6 +205,20 @@ def test_masks_and_train_functions_that_cannot_be_are_refused():
         subset_truth(study, data.query, train=seedless, count=3, seeds=2, progress=False)
 
 
+def test_a_flipped_byte_of_a_truth_is_refused_or_changes_nothing(tmp_path):
+    rng = np.random.default_rng(0)
+    truth = SubsetTruth.of(rng.random((12, 9)) < 0.5, rng.standard_normal((12, 3)))
+    path, refused = truth.save(tmp_path / "truth.npz"), 0
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 5):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        try:
+            np.testing.assert_array_equal(SubsetTruth.load(path).outputs, truth.outputs)
+        except StoreError:
+            refused += 1
+    assert refused > 10
+
+
 def test_files_that_are_no_truth_are_refused(tmp_path):
     with pytest.raises(StoreError, match=r"found no file .*nowhere.npz"):
         SubsetTruth.load(tmp_path / "nowhere.npz")

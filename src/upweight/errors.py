@@ -40,6 +40,9 @@ Every message says what was found, what was expected, and what to do next.
 """
 
 import difflib
+import os
+import sys
+import warnings
 from collections.abc import Iterable
 
 import numpy as np
@@ -179,6 +182,19 @@ class UnitWarning(UpweightWarning):
 
 class SignWarning(UpweightWarning):
     """Scores whose correlation with the truth is clearly negative."""
+
+
+HOME = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+def warn(message: str, category: type[UpweightWarning]) -> None:
+    """Warn at the line outside this library that asked."""
+    frame, level, caller = sys._getframe(1), 1, 1
+    while frame is not None:
+        level += 1
+        caller = level if frame.f_code.co_filename.startswith(HOME) else caller
+        frame = frame.f_back
+    warnings.warn(message, category, stacklevel=caller + 1)
 
 
 def plain(value: object) -> object:

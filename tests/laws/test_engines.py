@@ -148,3 +148,38 @@ def test_dict_batches_go_through_a_forward():
     np.testing.assert_allclose(effects.values, expected.values, atol=1e-12)
     with pytest.raises(uw.errors.ConfigError, match="one floating-point tensor"):
         study.perturb([0], {key: value[:2] for key, value in data.items()})
+
+
+class OtherBeyond(nn.Module):
+    """A linear layer whose outputs are doubled where the first input is not above zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) * (1 + (x[:, :1] <= 0).to(x.dtype))
+
+
+def test_a_model_that_is_linear_on_its_first_examples_alone_is_not_taken_for_a_linear_model():
+    torch.manual_seed(0)
+    X = torch.randn(60, 3, dtype=torch.float64)
+    X = X[X[:, 0].argsort(descending=True)]
+    objective = adapt_module(OtherBeyond().double().eval(), (X, torch.arange(60) % 3), Form("cross_entropy")).objective
+    assert not isinstance(engine_for(objective), LinearEngine)
+
+
+class Reciprocal(OtherBeyond):
+    """A linear layer divided by what is zero at one example."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) / (x[:, :1] - 0.25)
+
+
+@pytest.mark.parametrize("place", [0, 3, 7, 30])
+def test_an_infinite_output_is_named_wherever_it_lies(place):
+    torch.manual_seed(0)
+    X = torch.randn(60, 3, dtype=torch.float64)
+    X[place, 0] = 0.25
+    with pytest.raises(uw.errors.NonFiniteGradient, match=rf"example {place}\b"):
+        uw.Study(Reciprocal().double().eval(), (X, torch.arange(60) % 3), loss="cross_entropy")

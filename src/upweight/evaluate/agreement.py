@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from upweight.errors import NonFiniteInput, ShapeError, SignWarning
+from upweight.errors import NonFiniteInput, ShapeError, SignWarning, warn
 from upweight.evaluate.arguments import read_numbers
 from upweight.evaluate.estimates import DRAWS, Estimate, bootstrapped
 from upweight.evaluate.fingerprint import fingerprint
@@ -89,10 +88,9 @@ def finite_pair(predicted: Any, refitted: Any) -> tuple[np.ndarray, np.ndarray]:
 def warn_of_sign(estimate: Estimate, what: str) -> None:
     """Say so where scores run against the truth."""
     if estimate.high < 0:
-        warnings.warn(
+        warn(
             f"the scores correlate with the {what} at {estimate!r}, clearly below zero. Expected a predicted change of the measurement if the point is left out (positive: it would rise); negate scores whose sign says what more of the point does.",
             SignWarning,
-            stacklevel=4,
         )
 
 

@@ -75,9 +75,9 @@ def responses(fitted: Fitted, altered: Sequence[Altered], progress: bool | None 
     size = max(1, KEPT_BYTES // (8 * MEMBER_ROWS * fitted.objective.space.size))
     found = []
     hidden = None if progress is None else not progress
-    starts = range(0, len(altered), size)
-    for start in tqdm(starts, desc="proximal responses", unit="batch", leave=False, disable=hidden):
-        found.append(_Problem(fitted, altered[start : start + size], proximity).solved())
+    with tqdm(desc="proximal responses", unit="step", leave=False, disable=hidden) as bar:
+        for start in range(0, len(altered), size):
+            found.append(_Problem(fitted, altered[start : start + size], proximity).solved(bar))
     return Response(
         torch.cat([one.points for one in found]),
         max(float(torch.where(one.settled, 0.0, one.norms).max()) for one in found),
@@ -122,17 +122,22 @@ class _Problem:
     altered: Sequence[Altered]
     proximity: Float[Tensor, "p"]
 
-    def solved(self) -> Descended:
-        """Every member at its minimum; norms in units of where it began."""
+    def solved(self, bar: tqdm) -> Descended:
+        """Every member at its minimum; norms in units of where it began, and on the bar as they fall."""
+
+        def tell(left: float) -> None:
+            bar.update()
+            bar.set_postfix_str(f"gradient {left * TOLERANCE:.1e} of what each began with, to be {TOLERANCE:.0e}")
+
         start = self.anchor.expand(len(self.altered), -1).contiguous()
         began = self.evaluate(start, torch.arange(len(start)))[1].norm(dim=1)
         floor = torch.finfo(torch.float64).tiny
-        found = descend(self.evaluate, start, self._precondition, TOLERANCE * began, ITERATIONS)
+        found = descend(self.evaluate, start, self._precondition, TOLERANCE * began, ITERATIONS, tell)
         relative = torch.where(began > 0, found.norms / began.clamp_min(floor), torch.zeros_like(began))
         left = float(torch.where(found.settled, 0.0, relative).max())
         if left > TOLERANCE:
             raise NotConverged(
-                f"the proximal response stopped after {found.iterations} iterations with a gradient of {left:.2g} of what it began with. Expected {TOLERANCE:.0e}; raise damping=, or pass train= to check against retraining."
+                f"the proximal response stopped after {found.iterations} iterations with a gradient of {left:.2g} of what it began with. Expected {TOLERANCE:.0e}; raise damping=, or pass train= to check against retraining (a network of ReLU may have no smooth minimum nearby)."
             )
         return replace(found, norms=relative)
 

@@ -19,6 +19,9 @@ WINDOW, FLAT = 20, 1e-6
 """A member whose value fell by less than this share of its whole fall in so many steps has settled: at a kink, as networks of
 ReLU have them, the gradient never vanishes."""
 
+PATIENCE, PROGRESS = 100, 0.7
+"""A descent none of whose members still moving has brought its gradient below this share in so many steps is given up."""
+
 HALVINGS = 20
 ARMIJO = 1e-4
 
@@ -72,14 +75,20 @@ def descend(
     precondition: Callable[[Tensor], Tensor],
     goals: Float[Tensor, "k"],
     iterations: int,
+    tell: Callable[[float], None] = lambda left: None,
 ) -> Descended:
-    """Minimise every member until its gradient's norm is at most its goal, it has settled, or the iterations run out."""
+    """Minimise every member until its gradient's norm is at most its goal, it has settled, or the iterations run out.
+
+    Args:
+        tell: told after every step by how much the gradients still exceed their goals, at worst.
+    """
     members = torch.arange(len(start))
     points, (values, gradients) = start.clone(), evaluate(start, members)
     pairs, history, settled = _Pairs(), [values], torch.zeros(len(start), dtype=torch.bool, device=start.device)
+    least = [gradients.norm(dim=1)]
     for _ in range(iterations):
         moving = (gradients.norm(dim=1) > goals) & ~settled
-        if not bool(moving.any()):
+        if not bool(moving.any()) or _stalled(least, moving):
             break
         direction = pairs.direction(gradients, precondition)
         slopes = _dot(direction, gradients)
@@ -91,9 +100,19 @@ def descend(
         pairs.add(found[0] - points, found[2] - gradients)
         points, values, gradients = found
         history.append(values)
+        norms = gradients.norm(dim=1)
+        least.append(torch.minimum(least[-1], norms))
+        tell(float(torch.where(settled, 0.0, norms / goals.clamp_min(torch.finfo(norms.dtype).tiny)).max()))
         settled = settled | _settled(history)
     norms = gradients.norm(dim=1)
     return Descended(points, norms, settled & (norms > goals), len(history) - 1)
+
+
+def _stalled(least: list[Tensor], moving: Bool[Tensor, "k"]) -> bool:
+    """Whether every member still moving has had its least gradient for long."""
+    if len(least) <= PATIENCE:
+        return False
+    return bool((least[-1] > PROGRESS * least[-1 - PATIENCE])[moving].all())
 
 
 def _settled(history: list[Tensor]) -> Bool[Tensor, "k"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,7 +14,7 @@ from upweight._typing import Float, Tensor
 from upweight.adapters import Adapted
 from upweight.curvature import mean_eigenvalue
 from upweight.curvature.fisher import labels_of
-from upweight.errors import BudgetError, ConfigError, IndexOutOfRange, ModeWarning, listing
+from upweight.errors import BudgetError, ConfigError, IndexOutOfRange, ModeWarning, listing, warn
 from upweight.fitted.alike import require_alike
 from upweight.fitted.blocked import AUTO_DAMPING, Blocked
 from upweight.fitted.exact import Exact
@@ -320,10 +319,9 @@ def _within(engine: Engine, memory: int | float | str | None, labels: int) -> En
 def prepare(adapted: Adapted, settings: Settings) -> Fitted:
     """Probe the model, check its data and gradients, and measure how stationary it is."""
     if adapted.was_training:
-        warnings.warn(
+        warn(
             "the model was in train mode. It is scored in eval mode and handed back in train mode; call model.eval() to say so yourself.",
             ModeWarning,
-            stacklevel=3,
         )
     settings = require_alike(adapted, settings)
     adapted = replace(adapted, objective=replace(adapted.objective, room=Room(settings.budget)))

@@ -31,6 +31,9 @@ CACHE_BYTES = 2**29
 CACHED_ROWS = 8192
 """Rows of fifty columns fill a core's cache: temporaries of a tile then never reach main memory."""
 
+FOLLOWED = 24
+"""Examples drawn from all on which a model is held to be one linear map."""
+
 AFFINE_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 """How closely the outputs at a moved θ must follow the linear map: rounding of a few hundred terms."""
 
@@ -225,8 +228,15 @@ def _sole_linear(objective: Objective) -> tuple[nn.Linear, str] | None:
     return None
 
 
+def _followed(count: int) -> np.ndarray:
+    """The first and last examples and some between: sorted data may begin with one kind."""
+    between = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:FOLLOWED].numpy()
+    return np.unique(np.concatenate([np.arange(min(4, count)), between, np.arange(max(0, count - 4), count)]))
+
+
 def _follows(engine: LinearEngine) -> bool:
-    batch = engine.objective.moved(engine.objective.examples.read(slice(0, min(8, engine.objective.count))))
+    """Whether the outputs of each of those examples, all finite, are the linear map's."""
+    batch = engine.objective.moved(engine.objective.examples.read(_followed(engine.objective.count)))
     theta, names = engine.objective.theta, engine.objective.examples.ids
     move = torch.randn(len(theta), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(theta)
     with _inputs_of(engine.linear) as seen, as_found(engine.objective.model), torch.no_grad():
@@ -234,4 +244,5 @@ def _follows(engine: LinearEngine) -> bool:
     if len(seen) != 1 or seen[0].ndim != 2 or outputs.numel() != len(seen[0]) * engine.layout.outputs:
         return False
     expected, found = engine.outputs(batch, theta + move, names)[0], outputs.reshape(len(outputs), -1)
-    return bool((expected - found).abs().max() <= AFFINE_TOLERANCE[theta.dtype] * found.abs().max().clamp_min(1))
+    limits = AFFINE_TOLERANCE[theta.dtype] * found.abs().amax(1).clamp_min(1)
+    return bool(torch.isfinite(found).all()) and bool(((expected - found).abs().amax(1) <= limits).all())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from upweight._typing import Float, Tensor
-from upweight.errors import NonFiniteGradient, NotStationaryWarning
+from upweight.errors import NonFiniteGradient, NotStationaryWarning, warn
 from upweight.float32_products import fast_float32
 from upweight.gradients.engine import Engine
 from upweight.objective import Examples
@@ -44,15 +43,18 @@ class Stationarity:
         return self.ratio - self.spread <= LIMIT
 
     def __str__(self) -> str:
-        how = f", give or take {self.spread:.2g}, from {self.sampled:,} examples" if self.sampled else ""
-        found = f"‖∇Q‖ is {self.ratio:.2g} of a typical ‖∇ℓᵢ‖ (limit {LIMIT}), the weight of {self.points:.2g} training points{how}"
+        how = f" (give or take {self.spread:.2g}, from {self.sampled:,} examples)" if self.sampled else ""
+        if self.sampled and self.ratio < self.spread:
+            found = f"‖∇Q‖ is below {self.spread:.2g} of a typical ‖∇ℓᵢ‖ (limit {LIMIT}), as far as {self.sampled:,} examples tell"
+        else:
+            found = f"‖∇Q‖ is {self.ratio:.2g}{how} of a typical ‖∇ℓᵢ‖ (limit {LIMIT}), the weight of {self.points:.2g} training points"
         return found if self.reached else f"{found}, mostly in {self.mostly_in!r}: not a minimum"
 
     def warn(self) -> None:
         """Say so when θ̂ is not stationary; scores are still the exact derivative of the proximal response."""
         if not self.reached:
             advice = "Expected a minimum of the objective, penalty included. Train further, check loss=, weights= and penalty= against the training run, or ask for newton_step() or estimand='newton'."
-            warnings.warn(f"{self}. {advice}", NotStationaryWarning, stacklevel=4)
+            warn(f"{self}. {advice}", NotStationaryWarning)
 
 
 def measure_stationarity(engine: Engine) -> Stationarity:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from upweight.errors import ConfigError, StoreError
+from upweight.errors import ApproximationWarning, ConfigError, StoreError, warn
 from upweight.fitted import Fitted
 from upweight.index.accuracy import measure_accuracy, points_held, sampled
 from upweight.index.basis import Basis, choose
@@ -39,6 +39,9 @@ SHARD_ROWS = 65536
 
 SAMPLE = 256
 """Training points that typical sizes are taken from."""
+
+LOSSY = 0.5
+"""Relative error of the compressed scores from which a build warns."""
 
 CODE = ("code.upweight", "code.source", "code.torch")
 
@@ -107,6 +110,12 @@ def _begin(
     arrays, described = saved.written()
     kept, contents = composed(folder, "basis", 0, basis.width, arrays)
     write_whole(kept.path, contents)
+    accuracy = measure_accuracy(saved.fitted(fitted), basis, rounding, tile)
+    if accuracy.relative > LOSSY:
+        warn(
+            f"what this index keeps of a gradient misses much of the scores: {accuracy}. Expected a relative error below {LOSSY}; keep more with size=, take compression='sketch', or recompute finalists with query(rerank=...).",
+            ApproximationWarning,
+        )
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -119,7 +128,7 @@ def _begin(
         "dtype": wanted.dtype,
         "bounds": bounds,
         "basis": described,
-        "accuracy": measure_accuracy(saved.fitted(fitted), basis, rounding, tile).as_written(),
+        "accuracy": accuracy.as_written(),
         "files": [kept.record(), *_names(folder, fitted.objective.examples.ids)],
     }
     return Store.begin(folder, manifest)

@@ -12,14 +12,13 @@ ij          Σ ωᵢ² g̃ᵢg̃ᵢᵀ, g̃ᵢ = gᵢ + its share of ∇r       
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from upweight._typing import Bool, Float, Tensor
-from upweight.errors import ApproximationWarning, IndefiniteCurvature
+from upweight.errors import ApproximationWarning, IndefiniteCurvature, warn
 from upweight.fitted import Fitted
 from upweight.gradients import LinearEngine
 from upweight.inference.scale import Scale, scale_of
@@ -157,10 +156,9 @@ def cluster_factor(scale: Scale, n: float | Float[Tensor, ""]) -> float | Float[
 def _say_full_leverage(fitted: Fitted, full: Bool[Tensor, "n"]) -> None:
     if bool(full.any()):
         name = fitted.objective.examples.ids[int(full.int().argmax())]
-        warnings.warn(
+        warn(
             f"{int(full.sum())} training points have leverage 1, the first is {name}: hc2 and hc3 divide by 1 − h there. Expected leverages below 1; use hc1, or remove what only these points determine.",
             ApproximationWarning,
-            stacklevel=5,
         )
 
 

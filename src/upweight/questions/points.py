@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,7 +13,7 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.curvature.fisher import MOST_LABELS
-from upweight.errors import ApproximationWarning, ConfigError, NonFiniteGradient, ShapeError, plain
+from upweight.errors import ApproximationWarning, ConfigError, NonFiniteGradient, ShapeError, plain, warn
 from upweight.fitted import Fitted
 from upweight.float32_products import fast_float32
 from upweight.influence.changes import Changes
@@ -169,10 +168,9 @@ def newton_step(fitted: Fitted, which: Any, epsilon: float) -> NewtonStep:
 def _say_what_stands_in(fitted: Fitted) -> None:
     """These answers carry no verdict, so another matrix than the study's is said aloud."""
     if fitted.stands_in:
-        warnings.warn(
+        warn(
             f"solver={fitted.settings.solver_name!r} only multiplies the {fitted.kind}; EK-FAC stands in for it at each point's own. Expected solver='woodbury' or 'cholesky' for the exact answer; take curvature='ekfac' to ask for this one.",
             ApproximationWarning,
-            stacklevel=4,
         )
 
 

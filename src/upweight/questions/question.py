@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 
 from upweight._typing import Float, Tensor
-from upweight.errors import ApproximationWarning, ConfigError, NonFiniteGradient, plain
+from upweight.errors import ApproximationWarning, ConfigError, NonFiniteGradient, plain, warn
 from upweight.fitted import Fitted
 from upweight.fitted.solvers import ITERATIVE
 from upweight.influence.effects import Effects
@@ -28,7 +27,7 @@ from upweight.solve.direct import ILL_CONDITIONED
 ORDERS = ("auto", "two_newton", "newton", "first")
 ESTIMANDS = ("response", "newton")
 
-SIZES = "Blocks overstate what single points own: trust the order before the sizes, and confirm sizes with check()"
+SIZES = "Sizes are not calibrated, and blocks overstate what single points own: trust the order; tune() learns the scale from a few retrainings, check() with train= confirms it"
 """Said of first-order answers from structured curvature."""
 
 MeasureLike = str | Callable[[Tensor, Tensor], Tensor]
@@ -214,13 +213,12 @@ class Question:
                 f"the effect of {plain(list(columns)[column])!r} on {plain(rows[row])!r} is {float(answer.values[row, column])} ({int(bad.sum())} of {bad.numel()} are not finite). "
                 "Expected finite inputs, targets and measures; look at this query, at what is changed, and at the measure."
             )
-        answer.verdict.warn(stacklevel=6)
+        answer.verdict.warn()
         condition = answer.verdict.condition or 0.0
         if condition > ILL_CONDITIONED:
-            warnings.warn(
+            warn(
                 f"the curvature has condition number {condition:.1e} once its scales are taken out: some combination of parameters is hardly determined, and a refit may choose another (scikit-learn truncates such directions). Expected less than {ILL_CONDITIONED:.0e}; add a penalty, drop a near-duplicate column, and confirm with check().",
                 ApproximationWarning,
-                stacklevel=5,
             )
 
     def _unit(self, question: str) -> str:
@@ -242,10 +240,9 @@ class Question:
             said.append(f"Not at a minimum: {fitted.stationarity}")
         if answer.refused:
             sentence = f"{answer.refused} of {answer.values.shape[1]} changes stay at first order: without them the curvature would not be positive definite, so what remains does not determine the parameters"
-            warnings.warn(
+            warn(
                 f"{sentence}. Expected leverages below 1; add a penalty or damping, or refit those points.",
                 ApproximationWarning,
-                stacklevel=4,
             )
             said.append(sentence)
         return said

@@ -104,7 +104,7 @@ class Trust:
             f"solver         {self.solver}",
             f"leverage       mean {self.mean_leverage:.3g}, highest {self.highest_leverage:.3g} (training point {self.highest_point})",
             *(f"note           {note}" for note in self.notes),
-            f"concerns       {'; '.join(self.concerns) or 'none'}",
+            *(f"concern        {concern}" for concern in self.concerns or ["none"]),
         ]
         return "\n".join(lines)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 
 from upweight._typing import Float, Tensor
 from upweight.curvature import shift_gauge
-from upweight.errors import ConfigError, IndefiniteCurvature, NonFiniteInput, ShapeError, UnitWarning
+from upweight.errors import ConfigError, IndefiniteCurvature, NonFiniteInput, ShapeError, UnitWarning, warn
 from upweight.fitted import Fitted
 from upweight.influence.changes import Changes, corrected
 from upweight.influence.effects import Effects
@@ -67,12 +66,13 @@ def reweight(question: Question, weights: Any) -> Effects:
         raise NonFiniteInput(
             f"reweight found {wanted[row, column]} for point {objective.examples.ids[column]} of weighting {row}. Expected finite weights; correct it."
         )
+    if not len(wanted):
+        raise ShapeError(f"reweight found no weights. Expected (k, {objective.count}) with at least one row.")
     totals = wanted.sum(1)
     if (totals > FAR_TOTAL * objective.total_weight).any():
-        warnings.warn(
+        warn(
             f"reweight found weights that sum to {totals.max():.3g}, the study's sum to {objective.total_weight:.3g}. Expected the study's unit, {objective.total_weight / objective.count:.3g} a point: divide by the number of points, or ignore this if the whole training set is meant to weigh more.",
             UnitWarning,
-            stacklevel=4,
         )
     everyone = np.arange(objective.count)
     amounts = torch.as_tensor(wanted, device=objective.weights.device) - objective.weights
@@ -83,6 +83,8 @@ def reweight(question: Question, weights: Any) -> Effects:
 def change_penalty(question: Question, penalties: Penalty | Sequence[Penalty]) -> Effects:
     """Refit with another penalty, or with each of several."""
     wanted = list(penalties) if isinstance(penalties, Sequence | np.ndarray) else [penalties]
+    if not wanted:
+        raise ConfigError("change_penalty found no penalty. Expected one, or a list of at least one: uw.L2(1e-2).")
     order, fitted = _group_order(question), question.fitted
     if fitted.objective.penalty.slope is not None:
         raise ConfigError(

@@ -50,7 +50,12 @@ def judge(trust: Trust, calibration: Calibration | None) -> Judgement:
     """What the study measured about itself, with what really refitting said."""
     found = [refits(calibration), minimum(trust), curvature(trust), solver(trust), *leverage(trust)]
     if trust.damping_share > MUCH_DAMPING:
-        share = f"Damping is {trust.damping_share:.2g} of the mean curvature: effects are smaller than a refit's where the curvature is low. Rankings usually hold; sizes need a refit."
+        small = (
+            ""
+            if trust.mean_leverage > HIGH_LEVERAGE
+            else ": effects are smaller than a refit's where the curvature is low"
+        )
+        share = f"Damping is {trust.damping_share:.2g} of the mean curvature{small}. Rankings usually hold; sizes need a refit."
         found.append(Finding(CARE, "Damping", share))
     return Judgement(found)
 
@@ -62,7 +67,7 @@ def refits(calibration: Calibration | None) -> Finding:
         return Finding(
             CARE,
             name,
-            "None were made for this report, so nothing here was tested against the truth. Give a query and refits=30, and for a large network train= as well.",
+            "None were made for this report, so nothing here was tested against the truth. Ask for refits=30 with a query, and for a large network give train= as well.",
         )
     if calibration.concerns:
         return Finding(BAD, name, _sentence("; ".join(calibration.concerns)))

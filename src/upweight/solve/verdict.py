@@ -1,12 +1,11 @@
 """What came back from a solve: how, how well, and whether to believe it."""
 
-import warnings
 from dataclasses import dataclass
 
 import torch
 
 from upweight._typing import Float, Tensor
-from upweight.errors import ApproximationWarning
+from upweight.errors import ApproximationWarning, warn
 from upweight.linop import LinearOperator
 
 
@@ -36,13 +35,12 @@ class Verdict:
     converged: bool = True
     by_block: bool = False
 
-    def warn(self, stacklevel: int = 3) -> None:
+    def warn(self) -> None:
         """Say aloud that an answer is unconverged; nothing otherwise."""
         if not self.converged:
-            warnings.warn(
+            warn(
                 f"the solver stopped at a relative residual of {self.residual:.2g} ({self.method}). Expected a converged answer: take more steps, a higher rank or more damping, or solver='block_cg'.",
                 ApproximationWarning,
-                stacklevel=stacklevel,
             )
 
     def __str__(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from safetensors.numpy import save
 from upweight.errors import StoreError
 from upweight.store.files import write_whole
 
-FORMAT = "upweight.arrays.1"
+FORMAT = "upweight.arrays.2"
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], labels: dict[str, Any]) -> Path:
     """Write named arrays and JSON labels; a crash leaves the old file or none."""
-    metadata = {"format": FORMAT, "labels": json.dumps(labels)}
     tensors = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    said = json.dumps(labels)
+    metadata = {"format": FORMAT, "labels": said, "crc32": _checksum(tensors, said)}
     return write_whole(path, save(tensors, metadata))
 
 
@@ -44,8 +46,22 @@ def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], di
         raise StoreError(
             f"{target} is damaged or not a safetensors file ({error}). Expected one written by save(); write it again."
         ) from error
+    except (KeyError, TypeError, ValueError) as error:  # a header that still reads, of another shape or type
+        raise StoreError(f"{target} is damaged ({error}). Expected what save() wrote; write it again.") from error
     if metadata.get("format") != FORMAT:
         raise StoreError(
             f"{target} has format {metadata.get('format')!r}. Expected {FORMAT!r}; it was not written by this library."
         )
+    if metadata.get("crc32") != _checksum(arrays, metadata.get("labels", "")):
+        raise StoreError(f"{target} is damaged: its checksum differs. Expected what save() wrote; write it again.")
     return arrays, json.loads(metadata["labels"])
+
+
+def _checksum(arrays: dict[str, np.ndarray], labels: str) -> str:
+    """Of names, shapes, types, numbers and labels."""
+    found = zlib.crc32(labels.encode("utf-8"))
+    for name in sorted(arrays):
+        array = arrays[name]
+        found = zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode(), found)
+        found = zlib.crc32(np.ascontiguousarray(array).tobytes(), found)
+    return f"{found:08x}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -32,7 +33,15 @@ def read_npz(path: str | os.PathLike[str], names: tuple[str, ...]) -> dict[str, 
             found = {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise StoreError(f"found no file {target}. Expected one written by save(); check the path.") from error
-    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+        EOFError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise StoreError(
             f"{target} is damaged or not an npz file of plain arrays ({error}). Expected one written by save(); write it again."
         ) from error

@@ -116,8 +116,11 @@ class Shard:
         yield memoryview(held)  # unmapped when the last view of it goes
 
     def _damaged(self, why: str) -> CorruptStore:
+        again = "delete it and call build() again, which computes only these rows"
+        if self.kind != "rows":
+            again = "delete the whole folder and build it again: everything else rests on this file"
         return CorruptStore(
-            f"{self.path} ({self.rows}) is damaged: {why}. Expected the file as it was written; put it back from a copy, or delete it and call build() again, which computes only these rows."
+            f"{self.path} ({self.rows}) is damaged: {why}. Expected the file as it was written; put it back from a copy, or {again}."
         )
 
 

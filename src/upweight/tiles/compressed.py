@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 
 from upweight._typing import Float, Tensor
@@ -37,7 +39,7 @@ def compressed_layer(layer: LayerJacobian, piece: Projection) -> Float[Tensor, "
     """
     if isinstance(layer, FactoredJacobian) and isinstance(piece, Sided):
         return _turned(layer, piece)
-    if isinstance(layer, FactoredJacobian) and isinstance(piece, Hashed) and piece.basis is not None:
+    if isinstance(layer, FactoredJacobian) and isinstance(piece, Hashed) and _by_sides(piece.basis, layer):
         return _hashed(layer, piece, piece.basis)
     if isinstance(layer, IndexedJacobian) and isinstance(piece, Picked):
         return _looked_up(layer, piece)
@@ -92,6 +94,11 @@ def _lone(slopes: Float[Tensor, "b k 1 x"], inputs: Float[Tensor, "b 1 y"], piec
 def _summed(slopes: Float[Tensor, "b k s x"], inputs: Float[Tensor, "b s y"], piece: Sided) -> Float[Tensor, "b k r"]:
     matrices = slopes.mT @ inputs.unsqueeze(1)  # (b, k, x, y)
     return piece.picked(matrices.flatten(2).flatten(0, 1)).view(len(slopes), slopes.shape[1], -1)
+
+
+def _by_sides(basis: KroneckerEigen | None, layer: FactoredJacobian) -> TypeGuard[KroneckerEigen]:
+    """Whether a basis turns inputs and outputs, and not the whole row as that of a dense block does."""
+    return basis is not None and basis.values.shape == (layer.slopes.shape[3], layer.inputs.shape[2])
 
 
 def _hashed(layer: FactoredJacobian, piece: Hashed, basis: KroneckerEigen) -> Float[Tensor, "b k r"]:

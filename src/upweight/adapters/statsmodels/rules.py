@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +19,7 @@ from upweight.adapters.statsmodels.linear import least_squares
 from upweight.adapters.statsmodels.penalised import ridge
 from upweight.adapters.statsmodels.reading import Reading
 from upweight.adapters.statsmodels.survival import proportional_hazards
-from upweight.errors import ModelError, NonFiniteInput, SeparationWarning
+from upweight.errors import ModelError, NonFiniteInput, SeparationWarning, warn
 from upweight.objective import Examples, Objective, Quadratic, plain_forward, read_examples
 from upweight.objective.data import index_array
 from upweight.objective.predictors import Predictors
@@ -116,10 +115,9 @@ def adapt_statsmodels(results: Any, added: Additions | None = None) -> Adapted:
     if type(getattr(results, "_results", results)).__name__ == "RegularizedResults":
         objective = ridge(objective, added.penalty, len(reading.weights) / float(reading.weights.sum()))
     elif separated(objective):
-        warnings.warn(
+        warn(
             f"{type(model).__name__} fits every outcome: its classes are separated, the likelihood has no finite maximum, and the parameters, up to {float(objective.theta.abs().max()):.3g}, are where the optimiser stopped. Expected classes that overlap; leave out the variable that tells them apart, or fit with a penalty, as GLM(...).fit_regularized(L1_wt=0, alpha=...) does.",
             SeparationWarning,
-            stacklevel=3,
         )
     has_offset = bool((objective.model.cells == -2).any())  # pyright: ignore
     codec = StatsmodelsCodec(model, reading, has_offset)
