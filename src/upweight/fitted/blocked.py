@@ -22,6 +22,9 @@ from upweight.space import Layout
 AUTO_DAMPING = Relative(0.1)
 """Damping of structured curvature in units of each block's mean eigenvalue, where nothing better is known."""
 
+ITERATED_DAMPING = Relative(10.0)
+"""λ of an exact curvature that is only multiplied, in EK-FAC's mean eigenvalue: it has far more flat directions than blocks
+have, and ranked best at about this on every setting where it was held against retraining (docs/quality.md)."""
 
 COUNTED = {"ekfac": ekfac_factors, "kfac": kfac_factors, "kfac_reduce": kfac_factors, "diagonal": diagonal_factors}
 """Whose bytes are counted before they are formed."""
@@ -70,13 +73,13 @@ class Blocked:
 
     @cached_property
     def damping(self) -> float:
-        """One λ for all of θ: as given, or in units of the mean eigenvalue over all blocks."""
-        chosen = self.chosen_damping
+        """One λ for all of θ, of a curvature that is only multiplied: as given, or in units of the blocks' mean eigenvalue."""
+        chosen = ITERATED_DAMPING if self.by_rule else self.settings.damping
         if isinstance(chosen, Filter):
             raise ConfigError(
                 f"damping={chosen!r} is a filter, and an iterated curvature is damped by one number. Expected a number or uw.Relative(share)."
             )
-        return chosen.share * mean_eigenvalue(self.curvature) if isinstance(chosen, Relative) else float(chosen)
+        return chosen.share * mean_eigenvalue(self.curvature) if isinstance(chosen, Relative) else float(chosen)  # pyright: ignore
 
     @cached_property
     def inverse(self) -> Inverted:

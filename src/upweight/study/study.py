@@ -59,7 +59,7 @@ class Study(ChangeQuestions, InferenceQuestions):
         solver: 'auto', 'cholesky', 'block_cg'; for networks also 'lissa', 'astra', 'lanczos', 'nystrom', 'woodbury';
             ``uw.Solver('lissa', steps=2000)`` for one with options.
         damping: λ, or ``uw.Relative(0.1)`` of each block's mean eigenvalue; 'auto': none for an exact matrix that is
-            written out, else Relative(0.1); so too where Gauss-Newton stands in for a Hessian, and, in EK-FAC's units, for iterative solvers;
+            written out, else Relative(0.1); so too where Gauss-Newton stands in for a Hessian; for iterative solvers ten times EK-FAC's mean;
             for structured curvature also a filter, ``uw.Ridge``, ``uw.Segment`` or ``uw.Mixture``: see ``tune``.
         fisher, seed: labels of structured curvature: 'exact', 'sampled', 'empirical', or 'auto'.
         factor_share: of the training set, evenly spaced, that structured curvature is estimated from.
