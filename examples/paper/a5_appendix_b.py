@@ -34,7 +34,7 @@ def run(size: str, folder: Path) -> Result:
         "same for every z, and the influence of z. No experiment.",
         f"{name}, n = {count:,}, {steps:,} steps of Adam, {found.study.objective.space.size:,} parameters, exact Hessian with damping {DAMPING:g}, {points} points",
     )
-    gradient = found.study.trust()
+    trust = found.study.trust()
     result.add("Pearson of −I_up,loss/n with [Newton step without z] − [Newton step]", np.corrcoef(predicted[chosen], exact)[0, 1], "", 0.999)  # fmt: skip
     result.add("slope", np.polyfit(predicted[chosen], exact, 1)[0])
     keeping = "order='newton', estimand='newton', which keep the point's own curvature"
@@ -45,7 +45,7 @@ def run(size: str, folder: Path) -> Result:
     result.add("the constant's own effect in units of the largest point's", abs(constant[0]) / np.abs(own).max())
     result.figure, axes = plt.subplots(figsize=(4.2, 3.8))
     scatter(axes, predicted[chosen], exact, "one damped Newton step from parameters that are no minimum")
-    result.why = f"What separates the two is the point's own curvature, along the pending step and times ε: O(ε‖g‖ + ε²), and ε is 1/300 here. {gradient}"
+    result.why = f"What separates the two is the point's own curvature, along the pending step and times ε: O(ε‖g‖ + ε²), and ε is 1/{count} here. The study says of itself: {'; '.join([str(trust.stationarity), *trust.concerns])}."
     return result
 
 
