@@ -38,7 +38,7 @@ ROWS = {
     "ekfac-sampled-bare": Row("EK-FAC, sampled labels, a tenth, told of no penalty", "ours"),
     "ekfac-empirical-bare": Row("EK-FAC, training labels, a tenth, told of no penalty", "ours"),
     "ekfac-λ-bare": Row("EK-FAC, λ, told of no penalty", "ours"),
-    "ggn": Row("damped Gauss-Newton by block CG, a tenth of EK-FAC's mean eigenvalue", "ours"),
+    "ggn": Row("damped Gauss-Newton by block CG, its default: ten times EK-FAC's mean eigenvalue", "ours"),
     "ggn-λ": Row("damped Gauss-Newton by block CG, λ", "ours"),
     **{
         f"{kind}-{times}λ": Row(f"{label}, {times} λ", "ours")

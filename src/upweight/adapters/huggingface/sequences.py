@@ -203,7 +203,7 @@ def _integers(values: Any, name: str, place: int, what: str) -> np.ndarray:
     if found.ndim != 1 or (found.dtype.kind not in "iub" and found.size):
         shown = "text" if isinstance(values, str) else f"{found.ndim}-dimensional values of type {found.dtype}"
         raise InputError(
-            f"sequence {place} of the {what} has {shown} in {name!r}. Expected a list of integers, one a token; run the tokenizer first."
+            f"sequence {place} of the {what} has {shown} in {name!r}. Expected a list of integers, one a token; run the tokenizer first, and put a lone sequence into a list, [{...}]."
         )
     return found.astype(np.int64)
 
