@@ -99,6 +99,7 @@ PAIRS = (
             "traker",
         )
     ),
+    ("ggn", "ekfac", "order"),
     ("ggn-λ", "ekfac-λ", "order"),
     ("ggn-10λ", "ekfac-10λ", "order"),
     ("ggn-100λ", "ekfac-100λ", "order"),
