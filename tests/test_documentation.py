@@ -74,7 +74,7 @@ PROMISED = {
     "docs/damping.md": ["ranking at ten times", "of the usual, ranking 1.00", "10 retrainings"],
     "docs/index-store.md": [
         "Index of 2,000 training points",
-        "400 of 1,604 numbers",
+        r"numbers in int8, 1,510 bytes each",
         "10 appended, 2 deleted",
         r"(?m)^True ",
     ],

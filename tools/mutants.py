@@ -117,8 +117,8 @@ MUTANTS = [
     Mutant(
         "by_module: unmasked products",
         "questions/split.py",
-        "_products(tile, solved * mask, fresh.pull)",
-        "_products(tile, solved / len(masks), fresh.pull)",
+        "solved * mask, fresh.pull",
+        "solved / len(masks), fresh.pull",
     ),
     Mutant(
         "strict: parameters one by one let through",
@@ -575,8 +575,8 @@ MUTANTS = [
     Mutant(
         "tied layers counted apart",
         "gradients/confirmation.py",
-        "max(starts.values()) > 1, held)",
-        "False, held)",
+        "max(starts.values()) > 1, sum(tensors)",
+        "False, sum(tensors)",
     ),
     Mutant(
         "padding tokens have a gradient",
@@ -1103,10 +1103,22 @@ MUTANTS = [
         "sorted(values)",
     ),
     Mutant(
+        "a model is one linear map where it is on the whole",
+        "gradients/linear.py",
+        "<= limits).all())",
+        "<= limits).any())",
+    ),
+    Mutant(
+        "saved effects: numbers are not part of the checksum",
+        "store/arrays.py",
+        "np.ascontiguousarray(array).tobytes(), found",
+        "b'', found",
+    ),
+    Mutant(
         "EK-FAC: inputs kept for self-influence are handed to other batches",
         "curvature/ekfac.py",
-        "squares.append(found)",
-        "squares.insert(0, found)",
+        "squares[rows.where.start, rows.where.stop]",
+        "squares[0, rows.where.stop - rows.where.start]",
     ),
     Mutant(
         "EK-FAC: inputs of some examples are kept as if they were all",

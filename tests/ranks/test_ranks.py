@@ -125,12 +125,12 @@ def test_the_page_s_script_runs_under_torchrun_and_alone(tmp_path):
     done = subprocess.run(start, env=environment(), capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines() == ["2 ranks; (5, 300) effects; 300 rows in the index"]
-    two = uw.load(tmp_path / "effects.npz")
+    two = uw.load(tmp_path / "effects.safetensors")
     done = subprocess.run(
         [sys.executable, "attribute.py"], env=environment(), capture_output=True, text=True, cwd=tmp_path
     )
     assert done.stdout.startswith("1 ranks"), done.stderr[-3000:]
-    alone = uw.load(tmp_path / "effects.npz")
+    alone = uw.load(tmp_path / "effects.safetensors")
     assert np.abs(two.values - alone.values).max() <= AGREEMENT * np.abs(alone.values).max()
 
 

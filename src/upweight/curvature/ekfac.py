@@ -29,8 +29,8 @@ from upweight.objective import Objective
 from upweight.router import chunk
 from upweight.tiles.layer_jacobians import FactoredJacobian, turned_gradients
 
-SquaredInputs = list[dict[Key, Float[Tensor, "b i"]]]
-"""For every batch of the training set the squared inputs in the eigenbasis, of layers used once an example."""
+SquaredInputs = dict[tuple[int, int], dict[Key, Float[Tensor, "b i"]]]
+"""By the first and last example of a batch the squared inputs in the eigenbasis, of layers used once an example."""
 
 
 def ekfac(
@@ -76,7 +76,7 @@ def ekfac(
         for rows in kept if kept is not None else (drawn(1) for drawn in walk.batches()):
             found = _add_squares(rows, bases, values)
             if squares is not None and kept is not None and factor_share == 1:
-                squares.append(found)
+                squares[rows.where.start, rows.where.stop] = found
     walk.fold.sum("eigenvalues", [values[key] for key in sorted(values)])
     return with_penalty(_blocks(sums, bases, values, walk.objective), walk.objective)
 

@@ -28,8 +28,9 @@ Key = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class LabelRows:
-    """One batch: its weights, and for every layer the gradient rows of each label that stands for the example."""
+    """One batch: where it lies, its weights, and for every layer the gradient rows of each label that stands for the example."""
 
+    where: slice
     weights: Float[Tensor, "b"]
     layers: tuple[LayerJacobian, ...]
 
@@ -99,11 +100,17 @@ class Walk:
             weights = amounts[where].to(outputs.dtype)
 
             def drawn(
-                again: int, outputs=outputs, targets=targets, jacobian=jacobian, weights=weights, places=places
+                again: int,
+                outputs=outputs,
+                targets=targets,
+                jacobian=jacobian,
+                weights=weights,
+                places=places,
+                where=where,
             ) -> LabelRows:
                 draws = Draws(self.seed, places, again)
                 slopes = label_slopes(self.objective.loss, outputs, targets, self.fisher, draws)
-                return LabelRows(weights, jacobian.pulled(slopes))
+                return LabelRows(where, weights, jacobian.pulled(slopes))
 
             yield drawn
 

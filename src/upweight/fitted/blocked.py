@@ -47,7 +47,7 @@ class Blocked:
     settings: Settings
     kind: str
     known: BlockDiagonal | None = field(default=None, repr=False)
-    squares: SquaredInputs = field(default_factory=list, repr=False)
+    squares: SquaredInputs = field(default_factory=dict, repr=False)
 
     @cached_property
     def curvature(self) -> BlockDiagonal:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -212,7 +211,8 @@ def _own_of_blocks(fitted: Fitted, slopes: Callable[[Tensor, Tensor, slice], Ten
     blocks = {layout.places: block for layout, block in operator.parts}
     found = torch.zeros_like(fitted.weights)
     with fitted.objective.fold.phase("own terms"):
-        for (where, batch), squares in zip(fitted.engine.own_batches(), _squares(fitted), strict=False):
+        for where, batch in fitted.engine.own_batches():
+            squares = fitted.blocked.squares.get((where.start, where.stop), {})  # as far as the fit had them in memory
             outputs, targets, jacobian = fitted.engine.linearised(batch, fitted.objective.examples.ids[where])
             layers = jacobian.pulled([slopes(outputs, targets, where)])
             with fast_float32():
@@ -223,11 +223,6 @@ def _own_of_blocks(fitted: Fitted, slopes: Callable[[Tensor, Tensor, slice], Ten
             found[where] = sum_of(own)[:, 0, 0]
     fitted.objective.fold.sum("own terms", [found])
     return _finite(fitted, found)
-
-
-def _squares(fitted: Fitted) -> Iterator[dict[Any, Tensor]]:
-    """For every batch the layers' inputs in the eigenbasis, squared, as far as they are still at hand."""
-    return chain(fitted.blocked.squares, repeat({}))
 
 
 def _ids(question: Question, places: np.ndarray) -> np.ndarray:
