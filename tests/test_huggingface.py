@@ -115,6 +115,11 @@ def test_padding_on_either_side_changes_no_answer(build, side):
     assert relative(other.drop(padded(query, side), order="first").values, found) < 1e-6
 
 
+def test_transposed_linear_layers_of_gpt2_have_a_rule():
+    study = hf.causal_lm(gpt2(), sentences(12), **EKFAC)
+    assert "Conv1D" in study.coverage.values() and "vmap" not in study.coverage.values()
+
+
 def test_a_batch_of_any_size_and_any_order_gives_the_same_scores():
     model, train, query = gpt2(), sentences(12), sentences(3, 5)
     found = hf.causal_lm(model, train, **EKFAC).drop(query, order="first").values

@@ -30,7 +30,7 @@ from upweight.router import chunk
 from upweight.tiles.layer_jacobians import FactoredJacobian, turned_gradients
 
 SquaredInputs = dict[tuple[int, int], dict[Key, Float[Tensor, "b i"]]]
-"""By the first and last example of a batch the squared inputs in the eigenbasis, of layers used once an example."""
+"""By where a batch begins and ends the squared inputs in the eigenbasis, of layers used once an example."""
 
 
 def ekfac(

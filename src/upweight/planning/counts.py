@@ -67,7 +67,7 @@ class Task:
     Attributes:
         points, queries: n and m.
         numbers, number_bytes: kept of a gradient by an index.
-        memory, bounded: bytes that may be taken, and whether they were given, so that no pair is approximated for its own sample.
+        memory, bounded: bytes that may be taken, and whether they were given: queries then count as written-out rows.
         fisher: as a study has it.
     """
 
@@ -173,9 +173,7 @@ def scores(shape: ModelShape, task: Task, written: bool = False) -> Work:
             turned, back = 2.0 * (i * i + o * o), 0.0
         if written:  # a diagonal turns nothing
             turned, back = 2.0 * s * i * o, 0.0
-        ranked = (
-            min(m, RANKED_QUERIES) if s > 1 else 0
-        )  # turned once, and back for every damping, against some examples
+        ranked = min(m, RANKED_QUERIES) if s > 1 else 0  # turned once, and back for every damping
         dampings, some = len(RANKED_FACTORS), min(RANKED_EXAMPLES, tile_size(shape, task))
         products += count * (m * (turned + back) + ranked * (turned + dampings * back))
         products += count * some * 2 * i * o * (s + dampings * ranked) if ranked else 0

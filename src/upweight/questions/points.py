@@ -19,7 +19,6 @@ from upweight.influence.changes import Changes
 from upweight.influence.effects import Effects
 from upweight.influence.newton import NewtonStep, stacked, undropped_step
 from upweight.influence.parameters import ParameterInfluence
-from upweight.linop import BlockDiagonal
 from upweight.objective import Examples
 from upweight.objective.data import Chosen
 from upweight.objective.draws import Draws
@@ -206,9 +205,7 @@ def _sampled(fitted: Fitted) -> Callable[[Tensor, Tensor, slice], Tensor]:
 
 def _own_of_blocks(fitted: Fitted, slopes: Callable[[Tensor, Tensor, slice], Tensor]) -> np.ndarray:
     """vᵢᵀPvᵢ with vᵢ = Jᵢᵀ·slopes, layer by layer: one backward pass an example, and nothing of size p."""
-    operator = fitted.blocked.inverse.operator
-    assert isinstance(operator, BlockDiagonal)
-    blocks = {layout.places: block for layout, block in operator.parts}
+    blocks = {layout.places: block for layout, block in fitted.blocked.operator.parts}
     found = torch.zeros_like(fitted.weights)
     with fitted.objective.fold.phase("own terms"):
         for where, batch in fitted.engine.own_batches():
