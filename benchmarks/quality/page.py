@@ -16,8 +16,11 @@ from quality.score import DRAWS, MARGIN, RESULTS
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent.parent / "docs"
 RESPONSES = HERE / "responses.json"
-DRAWN = ("identity", "ekfac", "ggn-λ", "tuned", "source", "trak", "kronfluence", "kronfluence-tenth", "pydvl-ekfac-λ", "dattri-ekfac-corrected-λ", "traker")  # fmt: skip
+DRAWN = ("identity", "ekfac", "ggn", "tuned", "source", "trak", "kronfluence", "kronfluence-tenth", "pydvl-ekfac-λ", "dattri-ekfac-corrected-λ", "traker")  # fmt: skip
 """Methods of the picture."""
+
+COLOURS = (*(f"C{k}" for k in range(10)), "black")
+"""Theirs and ours, one each."""
 
 TRUTH_TUNED = 10
 """Retrainings on halves that tuning costs."""
@@ -66,8 +69,11 @@ def pairs(record: dict[str, Any], order: bool) -> str:
 
 def picture(results: dict[str, Any]) -> None:
     """LDS against processor seconds, a panel a setting, a line a method, a point a number of models."""
-    figure, axes = plt.subplots(1, len(results), figsize=(5 * len(results), 4.2), squeeze=False)
-    for axis, record in zip(axes[0], results.values(), strict=True):
+    rows, labels = -(-len(results) // 2), {}
+    figure, axes = plt.subplots(rows, 2, figsize=(10, 3.8 * rows + 1), squeeze=False)
+    for axis in axes.flat[len(results) :]:
+        axis.set_axis_off()
+    for axis, record in zip(axes.flat, results.values(), strict=False):
         for place, method in enumerate(DRAWN):
             own = sorted((row for row in record["rows"] if row["method"] == method), key=lambda row: row["models"])
             if own:
@@ -75,12 +81,13 @@ def picture(results: dict[str, Any]) -> None:
                 error = [[row["lds"] - row["low"] for row in own], [row["high"] - row["lds"] for row in own]]
                 style = "o-" if ROWS[method].group == "ours" else "s--"
                 label = ROWS[method].label.replace("**", "").replace("`", "").split(":")[0]
-                axis.errorbar(x, y, error, fmt=style, capsize=2, markersize=4, color=f"C{place % 10}", label=label)
+                axis.errorbar(x, y, error, fmt=style, capsize=2, markersize=4, color=COLOURS[place], label=label)
         if record["ceiling"]:
             axis.axhline(record["ceiling"], color="grey", linestyle=":", label="ceiling of the truth")
+        labels |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
         axis.set(xscale="log", title=record["title"], xlabel="processor seconds, training included", ylabel="LDS")
-    axes[0][0].legend(fontsize=6, loc="lower right")
-    figure.tight_layout()
+    figure.legend(labels.values(), labels, fontsize=8, loc="lower center", ncols=3, frameon=False)
+    figure.tight_layout(rect=(0, 0.9 / (3.8 * rows + 1), 1, 1))
     figure.savefig(DOCS / "quality.svg", metadata={"Date": None})
     plt.close(figure)
 
