@@ -53,7 +53,8 @@ def _by_joblib(train: Train, tasks: Sequence[Task], jobs: int, backend: str) -> 
     _register(backend)
     with parallel_config(backend=backend, n_jobs=jobs):
         if get_active_backend()[0].supports_return_generator:  # pyright: ignore
-            yield from Parallel(return_as="generator_unordered")(delayed(_finish)(train, task) for task in tasks)  # pyright: ignore
+            alone = {"return_as": "generator_unordered", "batch_size": 1}  # a batch that fails loses what it finished
+            yield from Parallel(**alone)(delayed(_finish)(train, task) for task in tasks)  # pyright: ignore
             return
         for start in range(0, len(tasks), jobs):
             yield from Parallel()(delayed(_finish)(train, task) for task in tasks[start : start + jobs])  # pyright: ignore
